@@ -1,0 +1,1 @@
+"""A leaf: PostgreSQL, Redis and OpenBao from Python wheels, as child processes."""

@@ -1,0 +1,148 @@
+"""What a key provider must do, and the four kinds of error that it may raise.
+
+One provider object speaks for one KEK. A provider maps each error of its service to one of four
+kinds, because each asks for something else: wait (`UnavailableError`), slow down everywhere
+(`ThrottledError`), block the campaign (`DeniedError`), or put this one wrap aside
+(`RefusedError`). Where a service cannot tell the last two apart, the provider opens a known-good
+canary wrap of the same KEK version to decide.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol, runtime_checkable
+
+from keywrap.datakey import DataKey
+from keywrap.keys import KeyVersion, WrappedKey
+
+Context = Mapping[str, str]
+"""Additional authenticated data that binds a wrap to its blob; not secret."""
+
+
+class KmsError(Exception):
+    """A KEK could not be used.
+
+    Args:
+        message: a sentence for the operator; never key material.
+        key: URI of the KEK.
+        reason_code: a short stable code, such as `permission_denied`.
+    """
+
+    reason_code: str = "kms_error"
+
+    def __init__(self, message: str, *, key: str = "", reason_code: str = "") -> None:
+        super().__init__(message)
+        self.key = key
+        self.reason_code = reason_code or type(self).reason_code
+
+
+class UnavailableError(KmsError):
+    """The key service does not answer. Wait: nothing is wrong with the wraps."""
+
+    reason_code = "kms_unavailable"
+
+
+class ThrottledError(KmsError):
+    """The key service asks for fewer requests. Slow down everywhere."""
+
+    reason_code = "kms_throttled"
+
+
+class DeniedError(KmsError):
+    """The KEK as a whole refuses: permission, credential or key state. Block the campaign."""
+
+    reason_code = "key_denied"
+
+
+class RefusedError(KmsError):
+    """This wrap alone does not open. A person must look at it; the others go on."""
+
+    reason_code = "wrap_refused"
+
+
+class KeyProvider(Protocol):
+    """Wraps and unwraps data keys with one KEK.
+
+    Attributes:
+        key: URI of the KEK, without version.
+        binds_context: whether a wrap opens only with the context it was made with.
+        requests: how many requests this object has sent to its key service.
+    """
+
+    key: str
+    binds_context: ClassVar[bool]
+    requests: int
+
+    def current_version(self) -> KeyVersion:
+        """Return the KEK version that `wrap` uses now."""
+
+    def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
+        """Wrap a data key under the current KEK version, bound to `context` where it can be."""
+
+    def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
+        """Open a wrap made under any version of this KEK that is still enabled."""
+
+
+@runtime_checkable
+class BatchingKeyProvider(Protocol):
+    """A provider whose service takes many items in one request.
+
+    Results stand in the order of the items. One wrap that does not open is a `RefusedError` in
+    its place; the other three kinds concern the whole batch and are raised.
+    """
+
+    def wrap_many(
+        self, items: Sequence[tuple[DataKey, Context]]
+    ) -> list[WrappedKey | RefusedError]:
+        """Wrap each data key under the current KEK version."""
+
+    def unwrap_many(
+        self, items: Sequence[tuple[WrappedKey, Context]]
+    ) -> list[DataKey | RefusedError]:
+        """Open each wrap."""
+
+
+@runtime_checkable
+class ServerSideRewrap(Protocol):
+    """A provider whose service moves a wrap to its current version without showing the key."""
+
+    def rewrap_many(
+        self, items: Sequence[tuple[WrappedKey, Context]]
+    ) -> list[WrappedKey | RefusedError]:
+        """Move each wrap of this KEK to the current version, its context unchanged."""
+
+
+@runtime_checkable
+class VersionCreator(Protocol):
+    """A provider that can give its KEK a new version."""
+
+    def create_version(self) -> KeyVersion:
+        """Create the next KEK version and return it."""
+
+
+def wrap_many(
+    provider: KeyProvider, items: Sequence[tuple[DataKey, Context]]
+) -> list[WrappedKey | RefusedError]:
+    """Wrap many data keys, in as few requests as the provider can."""
+    if isinstance(provider, BatchingKeyProvider):
+        return provider.wrap_many(items)
+    results: list[WrappedKey | RefusedError] = []
+    for data_key, context in items:
+        try:
+            results.append(provider.wrap(data_key, context))
+        except RefusedError as error:
+            results.append(error)
+    return results
+
+
+def unwrap_many(
+    provider: KeyProvider, items: Sequence[tuple[WrappedKey, Context]]
+) -> list[DataKey | RefusedError]:
+    """Open many wraps, in as few requests as the provider can."""
+    if isinstance(provider, BatchingKeyProvider):
+        return provider.unwrap_many(items)
+    results: list[DataKey | RefusedError] = []
+    for wrapped, context in items:
+        try:
+            results.append(provider.unwrap(wrapped, context))
+        except RefusedError as error:
+            results.append(error)
+    return results

@@ -1,0 +1,115 @@
+"""Where blobs and sidecars lie: what a store must do.
+
+Names are `/`-separated and relative to the store's root. Every change is conditional: an object
+is created only if absent and replaced only if it is still exactly what was read.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class StoreError(Exception):
+    """An object of the store could not be used.
+
+    Args:
+        message: a sentence for the operator.
+        name: the object's name.
+    """
+
+    reason_code: str = "store_error"
+
+    def __init__(self, message: str, *, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class NotFoundError(StoreError):
+    """There is no object of that name."""
+
+    reason_code = "not_found"
+
+
+class AlreadyExistsError(StoreError):
+    """An object of that name is already there."""
+
+    reason_code = "already_exists"
+
+
+class ChangedError(StoreError):
+    """The object is no longer what was read: another writer came first, and won."""
+
+    reason_code = "changed"
+
+
+class TooLargeError(StoreError):
+    """The object is larger than the caller was ready to read."""
+
+    reason_code = "too_large"
+
+
+class NotAnObjectError(StoreError):
+    """The name is taken by something that is no plain object: a link, a folder, a pipe."""
+
+    reason_code = "not_an_object"
+
+
+class StoreUnavailableError(StoreError):
+    """The store did not answer, or answered with an error; the change may or may not be made."""
+
+    reason_code = "store_unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What one read returned.
+
+    Attributes:
+        data: the object's bytes.
+        tag: the store's version tag of exactly these bytes, from the same read.
+    """
+
+    data: bytes
+    tag: str
+
+
+class Store(Protocol):
+    """A place of named objects with compare-and-set."""
+
+    def read(self, name: str, *, limit: int | None = None) -> Stored:
+        """Read an object whole.
+
+        Args:
+            name: the object's name.
+            limit: the most bytes to read; None for no limit.
+
+        Raises:
+            NotFoundError: there is none.
+            TooLargeError: it has more bytes than `limit`; no more than `limit` were read.
+            NotAnObjectError: the name is no plain object.
+            StoreUnavailableError: the store did not answer.
+        """
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Read up to `length` bytes from byte `start`; fewer where the object ends."""
+
+    def create(self, name: str, data: bytes) -> None:
+        """Create an object, durably and only if there is none.
+
+        Raises:
+            AlreadyExistsError: there is one already; it is unchanged.
+        """
+
+    def replace(self, name: str, data: bytes, expected: Stored) -> None:
+        """Replace an object, durably and only if it still is exactly what was read.
+
+        Raises:
+            ChangedError: it changed or went away; what is there now is left as it is.
+            StoreUnavailableError: the outcome is not known; read again and compare.
+        """
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Yield the name of every object that starts with `prefix`, in no promised order."""

@@ -1,0 +1,1 @@
+"""The processes: the Celery app, its settings, and the composition of the runtime."""
