@@ -101,7 +101,7 @@ class Layout:
             UnsafeBlobIdError: see `check_blob_id`.
         """
         check_blob_id(blob_id)
-        return blob_id + self.sidecar_suffix
+        return self._unmistakable(blob_id, blob_id + self.sidecar_suffix, Part.SIDECAR)
 
     def content_name(self, blob_id: str, generation: str | None = None) -> str:
         """Return the name of the blob's content.
@@ -116,12 +116,21 @@ class Layout:
                 is read from a sidecar and must not lead elsewhere.
         """
         check_blob_id(blob_id)
-        name = blob_id + self.blob_suffix
+        name = self._unmistakable(blob_id, blob_id + self.blob_suffix, Part.CONTENT)
         if generation is None:
             return name
         if not _GENERATION.fullmatch(f".~{generation}"):
             raise UnsafeBlobIdError("object_name_refused", "`object` is not 32 hexadecimal digits")
         return f"{name}.~{generation}"
+
+    def _unmistakable(self, blob_id: str, name: str, part: Part) -> str:
+        # With the default suffixes the content of "x.sidecar.json" would be the sidecar of "x",
+        # and the content of ".rewrap/control.json" the control file.
+        if self.parse(name) != (blob_id, part):
+            raise UnsafeBlobIdError(
+                "blob_id_ambiguous", "the blob id would give an object a name of another meaning"
+            )
+        return name
 
     def parse(self, name: str) -> tuple[str, Part] | None:
         """Tell which part of which blob an object is, or None where it is no part of a blob."""

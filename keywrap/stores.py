@@ -76,6 +76,13 @@ class Stored:
 class Store(Protocol):
     """A place of named objects with compare-and-set."""
 
+    def check(self) -> None:
+        """Tell a store that is away from an object that is.
+
+        Raises:
+            StoreUnavailableError: the store as a whole cannot be used now.
+        """
+
     def read(self, name: str, *, limit: int | None = None) -> Stored:
         """Read an object whole.
 

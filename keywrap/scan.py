@@ -1,0 +1,72 @@
+"""The scan: which blobs lie in a store."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from keywrap.layout import Layout, Part
+from keywrap.stores import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A blob that a scan found.
+
+    Attributes:
+        blob_id: its id, not yet checked: `Layout.sidecar_name` refuses one that is not safe.
+        has_content: whether an object has the blob's own name. False is no alarm by itself:
+            the content may lie under the name that the sidecar's `object` says.
+        has_sidecar: whether it has a sidecar.
+    """
+
+    blob_id: str
+    has_content: bool
+    has_sidecar: bool
+
+
+def scan(
+    store: Store, layout: Layout, prefix: str = "", part: int = 0, parts: int = 1
+) -> Iterator[Listed]:
+    """Yield each blob of a store once, or of one part of it, in no promised order.
+
+    A blob whose content and sidecar were both seen comes at once, the others at the end. The ids
+    of this part are held in memory: about 150 bytes each.
+
+    Args:
+        store: the store.
+        layout: its naming rule; what is no part of a blob is left out.
+        prefix: only blobs whose id starts so.
+        part: which part, counted from 0.
+        parts: how many parts there are; each blob belongs to the same one in every scan.
+
+    Raises:
+        ValueError: there is no such part.
+        StoreUnavailableError: the store stopped answering; what was yielded is incomplete.
+    """
+    if not 0 <= part < parts:
+        raise ValueError(f"there is no part {part} of {parts}")
+    return _scan(store, layout, prefix, part, parts)
+
+
+def _scan(store: Store, layout: Layout, prefix: str, part: int, parts: int) -> Iterator[Listed]:
+    seen: dict[str, Part | None] = {}  # None: both parts seen, and yielded
+    for name in store.names(prefix):
+        parsed = layout.parse(name)
+        if parsed is None:
+            continue
+        blob_id, is_part = parsed
+        if not blob_id.startswith(prefix) or part_of(blob_id, parts) != part:
+            continue
+        # A file that is renamed while its folder is listed may be listed twice.
+        before = seen.setdefault(blob_id, is_part)
+        if before not in {None, is_part}:
+            seen[blob_id] = None
+            yield Listed(blob_id, has_content=True, has_sidecar=True)
+    for blob_id, only in seen.items():
+        if only is not None:
+            yield Listed(blob_id, only is Part.CONTENT, only is Part.SIDECAR)
+
+
+def part_of(blob_id: str, parts: int) -> int:
+    """Return the part that a blob belongs to; the same on every host and in every release."""
+    return zlib.crc32(blob_id.encode("utf-8", "surrogatepass")) % parts

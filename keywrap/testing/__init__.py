@@ -1,0 +1,1 @@
+"""Doubles that behave like the real thing, and the suites that every real thing must pass."""
