@@ -1,0 +1,193 @@
+"""The store and the keys that this installation lists, and how to reach them.
+
+The tables `[store]` and `[keys]` of `rewrap.toml`. Secrets are never in them: they name an
+environment variable or a file. What is not listed here cannot be used: a sidecar, control file
+or message names keys, but never adds one.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from keywrap.contents import ContentError, content_format
+from keywrap.keyring import KeyRing, UnlistedKeyError
+from keywrap.keytables import (
+    ConfigError,
+    EnvKeyConfig,
+    KeysConfig,
+    VaultKeyConfig,
+    as_mapping,
+    legacy_listed,
+    open_env,
+    open_vault,
+    read_keys,
+    read_table,
+)
+from keywrap.kms import KeyProvider
+from keywrap.layout import Layout
+from keywrap.stores import Store
+
+__all__ = [
+    "ConfigError",
+    "EnvKeyConfig",
+    "KeysConfig",
+    "KeywrapConfig",
+    "StoreConfig",
+    "VaultKeyConfig",
+    "layout",
+    "open_key",
+    "open_keys",
+    "open_store",
+]
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the blobs lie and how they are named.
+
+    Attributes:
+        url: the store: `file:///srv/blobs`.
+        blob_suffix: what follows the blob id in the name of the content.
+        sidecar_suffix: what follows the blob id in the name of the sidecar.
+        legacy_default: the key of a blob whose sidecar names none or is missing; empty: such a
+            blob is quarantined.
+        legacy_content: how a blob is encrypted whose sidecar does not say.
+        keep_previous: whether the old wrap stays beside the new one until it is sealed.
+    """
+
+    url: str
+    blob_suffix: str = ""
+    sidecar_suffix: str = ".sidecar.json"
+    legacy_default: str = ""
+    legacy_content: str = "gcm-v1"
+    keep_previous: bool = True
+
+
+class KeywrapConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `keywrap` needs to know: one store, and the KEKs of its blobs."""
+
+    store: StoreConfig
+    keys: KeysConfig = msgspec.field(default_factory=KeysConfig)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, object]) -> Self:
+        """Read and check the tables `store` and `keys`; reads no secret and connects to nothing.
+
+        Args:
+            table: these two tables, as `tomllib` gives them, and no other.
+
+        Raises:
+            ConfigError: something is missing, unknown, of another type or contradicts the rest.
+        """
+        for name in sorted(table.keys() - {"store", "keys"}):
+            raise ConfigError(f"[{name}]", "there is no such table; expected [store] and [keys]")
+        store = read_table("[store]", table.get("store", {}), StoreConfig)
+        config = cls(store=store, keys=read_keys(as_mapping("[keys]", table.get("keys", {}))))
+        _check_store(config)
+        _check_primary(config.keys)
+        return config
+
+
+def layout(config: KeywrapConfig) -> Layout:
+    """Return the store's naming rule.
+
+    Raises:
+        ConfigError: the two suffixes cannot be told apart.
+    """
+    try:
+        return Layout(config.store.blob_suffix, config.store.sidecar_suffix)
+    except ValueError as error:
+        raise ConfigError("[store] sidecar_suffix", str(error)) from error
+
+
+def open_store(config: KeywrapConfig) -> Store:
+    """Open the configured store."""
+    from keywrap.filestore import FileStore  # noqa: PLC0415 - a store is loaded when it is used
+
+    return FileStore(_folder(config.store.url))
+
+
+def open_keys(config: KeywrapConfig, environ: Mapping[str, str]) -> KeyRing:
+    """Make the provider of every listed KEK; connects to nothing.
+
+    A worker is to fail at its start and not at the first blob that needs a missing secret, so
+    every secret is looked for now.
+
+    Args:
+        config: the configuration.
+        environ: the environment variables, as `os.environ`.
+
+    Raises:
+        ConfigError: a secret is missing or malformed, or an extra is not installed.
+    """
+    providers = [open_key(config, key, environ) for key in config.keys.uris()]
+    return KeyRing(providers, primary=config.keys.primary or None)
+
+
+def open_key(config: KeywrapConfig, key: str, environ: Mapping[str, str]) -> KeyProvider:
+    """Make the provider of one listed KEK, for a process that has the secrets of no other.
+
+    Args:
+        config: the configuration.
+        key: URI of the KEK, without version.
+        environ: the environment variables, as `os.environ`.
+
+    Raises:
+        UnlistedKeyError: the configuration does not list it.
+        ConfigError: as in `open_keys`.
+    """
+    if key not in config.keys.uris():
+        raise UnlistedKeyError(key)
+    if key.startswith("env:"):
+        name = key.removeprefix("env:")
+        return open_env(name, config.keys.env[name], environ)
+    path = key.removeprefix("hcvault://")
+    return open_vault(path, config.keys.vault[path], environ)
+
+
+def _check_store(config: KeywrapConfig) -> None:
+    store = config.store
+    _folder(store.url)
+    layout(config)
+    try:
+        content_format(store.legacy_content)
+    except ContentError as error:
+        raise ConfigError("[store] legacy_content", str(error)) from error
+    if store.legacy_default and not legacy_listed(
+        "[store] legacy_default", store.legacy_default, config.keys
+    ):
+        raise ConfigError(
+            "[store] legacy_default",
+            f"{store.legacy_default} is no legacy key; blobs that name no key are legacy",
+            next_command='legacy_default = "env:BLOB_KEY"',
+        )
+
+
+def _check_primary(keys: KeysConfig) -> None:
+    if keys.primary and legacy_listed("[keys] primary", keys.primary, keys):
+        raise ConfigError(
+            "[keys] primary",
+            f"{keys.primary} is a legacy key, which new wraps never use",
+            next_command='primary = "hcvault://transit/blob-kek"',
+        )
+
+
+def _folder(url: str) -> Path:
+    """Read the folder that a `file://` URL names (RFC 8089)."""
+    place = "[store] url"
+    parts = urlsplit(url)
+    if parts.scheme != "file":
+        raise ConfigError(place, "expected a file:// URL", next_command='url = "file:///srv/blobs"')
+    path = Path(unquote(parts.path))
+    if parts.netloc or not path.is_absolute():
+        raise ConfigError(
+            place,
+            "a relative file:// URL would mean another folder in every process; expected three "
+            "slashes",
+            next_command=f'url = "file:///{(parts.netloc + parts.path).strip("/")}"',
+        )
+    if parts.query or parts.fragment or "\0" in str(path) or path == Path("/"):
+        raise ConfigError(place, "expected the URL of a folder", next_command="write # as %23")
+    return path

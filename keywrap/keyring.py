@@ -1,0 +1,67 @@
+"""The KEKs that this installation lists; there is no other way to a key provider."""
+
+from collections.abc import Iterable
+
+from keywrap.kms import KeyProvider
+
+
+class UnlistedKeyError(LookupError):
+    """The configuration lists no such KEK.
+
+    Args:
+        key: URI of the KEK that was asked for.
+    """
+
+    reason_code = "key_not_listed"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the configuration lists no key {key!r}")
+        self.key = key
+
+
+class KeyRing:
+    """The listed KEKs.
+
+    A sidecar, control file or message names a key; only the configuration can put one here. That
+    is why a lookup never makes a provider. The providers connect when first used, so a ring may
+    be made before or after a process forks.
+
+    Args:
+        providers: one provider for each listed KEK.
+        primary: URI of the KEK that new wraps use; None where this installation only reads.
+
+    Raises:
+        ValueError: two providers speak for one KEK.
+        UnlistedKeyError: `primary` is not among them.
+    """
+
+    def __init__(self, providers: Iterable[KeyProvider], primary: str | None = None) -> None:
+        self._providers: dict[str, KeyProvider] = {}
+        for provider in providers:
+            if provider.key in self._providers:
+                raise ValueError(f"{provider.key} is listed twice")
+            self._providers[provider.key] = provider
+        self.primary = None if primary is None else self.provider(primary)
+
+    def provider(self, key: str) -> KeyProvider:
+        """Return the provider of a listed KEK.
+
+        Args:
+            key: URI of the KEK without its version: `KeyVersion.key`.
+
+        Raises:
+            UnlistedKeyError: the configuration does not list it.
+        """
+        try:
+            return self._providers[key]
+        except KeyError:
+            raise UnlistedKeyError(key) from None
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the URIs of the listed KEKs, in the order of the configuration."""
+        return tuple(self._providers)
+
+    @property
+    def requests(self) -> int:
+        """How many requests its providers have sent to key services."""
+        return sum(provider.requests for provider in self._providers.values())

@@ -1,0 +1,317 @@
+"""KEKs in the Transit engine of OpenBao or HashiCorp Vault, reached through hvac.
+
+The KEK is a *derived* Transit key: each wrap is made under a key derived from its context, so a
+wrap opens only with the context it was made with, and `/rewrap` keeps that binding. (`/rewrap`
+drops `associated_data`, the other way to bind: Vault issues 29532 and 31791.)
+
+Transit tells a wrap that does not open from a key that refuses by its message, so the canary wrap
+that other services need to tell *refused* from *denied* is not needed here. What the messages say
+was tried on OpenBao 2.7.2; the API: https://openbao.org/api-docs/secret/transit/.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
+
+from keywrap.datakey import KEY_BYTES, DataKey
+from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.kms import Context, DeniedError, RefusedError, UnavailableError
+from keywrap.providers.vault_connection import (
+    Data,
+    Item,
+    TooComplexError,
+    VaultConnection,
+    VaultServer,
+    key_error,
+)
+
+BATCH_ITEMS = 200
+"""Items in one request. OpenBao refuses more than 1,000 JSON strings by default, names included
+(`max_request_json_strings`, since 2.4), and an item has four."""
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# Transit takes v0 for v1: read strictly, or one wrap would have two names.
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_CIPHERTEXT = re.compile(r"vault:v([1-9][0-9]{0,8}):([A-Za-z0-9+/]+={0,2})")
+
+_Result = TypeVar("_Result")
+_Payload = dict[str, str]
+
+
+def check_key_path(path: str) -> tuple[str, str]:
+    """Split `<mount>/<key name>`.
+
+    Raises:
+        ValueError: it is not of that form, or would lead to another place of the server.
+    """
+    mount, _, name = path.rpartition("/")
+    if not all(_SEGMENT.fullmatch(segment) for segment in [*mount.split("/"), name]):
+        raise ValueError("a Transit key is named <mount>/<key name>, such as transit/blob-kek")
+    return mount, name
+
+
+def canonical_context(context: Context) -> bytes:
+    """Encode a context as it is bound: JSON, names sorted, compact, UTF-8.
+
+    Every wrap depends on these bytes: they never change.
+    """
+    text = json.dumps(dict(context), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+class VaultTransitProvider:
+    """Wraps, unwraps and rewraps with one derived Transit key.
+
+    A wrap's bytes are what Transit puts behind `vault:vN:`, decoded; N stands in the key version.
+    May be used from many threads.
+
+    Args:
+        path: `<mount>/<key name>`.
+        server: the server that has the key.
+        batch_items: items in one request, to begin with.
+
+    Raises:
+        ValueError: see `check_key_path`.
+    """
+
+    binds_context: ClassVar[bool] = True
+
+    def __init__(self, path: str, server: VaultServer, *, batch_items: int = BATCH_ITEMS) -> None:
+        self._mount, self._name = check_key_path(path)
+        self.key = f"hcvault://{path}"
+        self.requests = 0
+        self.batch_items = batch_items
+        self._key_is_right = False
+        self._connection = VaultConnection(server, self.key, self._count_request)
+
+    def __repr__(self) -> str:
+        return f"VaultTransitProvider({self.key})"
+
+    def _count_request(self) -> None:
+        self.requests += 1
+
+    def current_version(self) -> KeyVersion:
+        """Read the version that `wrap` uses now. Never cached: a campaign must see a rotation.
+
+        Raises:
+            DeniedError: there is no such key, it is not derived, or the token may not read it.
+        """
+        data = self._send("GET", f"keys/{self._name}")
+        if not data.derived:
+            raise self._denied(
+                "the key is not derived, so it binds no wrap to its blob, and that cannot be "
+                f"changed later; make another: bao write -f {self._mount}/keys/NAME derived=true",
+                "key_not_derived",
+            )
+        if data.soft_deleted:
+            raise self._denied("the key is soft-deleted", "key_soft_deleted")
+        if data.latest_version < 1:
+            raise self._malformed("names no version")
+        self._key_is_right = True
+        return KeyVersion(self.key, str(data.latest_version))
+
+    def create_version(self) -> KeyVersion:
+        """Rotate the key and return its new version.
+
+        Raises:
+            UnavailableError: no answer, or the new version is not seen yet. The key may have been
+                rotated: read `current_version` before trying again. It is never tried twice here.
+        """
+        before = self.current_version()
+        self._send("POST", f"keys/{self._name}/rotate", again=False)
+        after = self.current_version()
+        if int(after.version) <= int(before.version):
+            raise UnavailableError(
+                f"{self.key}: rotated, but the new version is not seen yet",
+                key=self.key,
+                reason_code="rotation_not_seen",
+            )
+        return after
+
+    def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
+        """Wrap one data key; see `wrap_many`."""
+        return _only(self.wrap_many([(data_key, context)]))
+
+    def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
+        """Open one wrap; see `unwrap_many`."""
+        return _only(self.unwrap_many([(wrapped, context)]))
+
+    def wrap_many(
+        self, items: Sequence[tuple[DataKey, Context]]
+    ) -> list[WrappedKey | RefusedError]:
+        """Wrap each data key under the current KEK version.
+
+        Raises:
+            DeniedError: the key or the token refuses.
+            UnavailableError, ThrottledError: see `VaultConnection.send`.
+        """
+        self._check_key(items)
+        payloads: list[_Payload | RefusedError] = [
+            {"plaintext": base64.b64encode(data_key.reveal()).decode(), **_bound(context)}
+            for data_key, context in items
+        ]
+        return self._each("encrypt", payloads, self._wrapped)
+
+    def unwrap_many(
+        self, items: Sequence[tuple[WrappedKey, Context]]
+    ) -> list[DataKey | RefusedError]:
+        """Open each wrap. Needs no right to read the key; errors as in `wrap_many`."""
+        return self._each("decrypt", self._wraps(items), self._opened)
+
+    def rewrap_many(
+        self, items: Sequence[tuple[WrappedKey, Context]]
+    ) -> list[WrappedKey | RefusedError]:
+        """Move each wrap to the current KEK version, its context unchanged; errors as above.
+
+        A wrap that is already there gets a new nonce: compare versions first.
+        """
+        self._check_key(items)
+        return self._each("rewrap", self._wraps(items), self._wrapped)
+
+    def _check_key(self, items: Sequence[object]) -> None:
+        """Before the first wrap, see that the key is there and derived.
+
+        An encrypt under a missing key *creates* it where the token may, and a key that is not
+        derived takes a context without a word and binds nothing.
+        """
+        if items and not self._key_is_right:
+            self.current_version()
+
+    def _wraps(self, items: Sequence[tuple[WrappedKey, Context]]) -> list[_Payload | RefusedError]:
+        """Rebuild what Transit calls a ciphertext; a wrap that cannot be one is not sent."""
+        payloads: list[_Payload | RefusedError] = []
+        for wrapped, context in items:
+            version = wrapped.key_version.version
+            if wrapped.key_version.key != self.key:
+                payloads.append(self._refused("the wrap names another key", "wrap_of_another_key"))
+            elif not _VERSION.fullmatch(version):
+                payloads.append(self._refused("the wrap names no version", "wrap_version_unknown"))
+            else:
+                text = base64.b64encode(wrapped.ciphertext).decode()
+                payloads.append({"ciphertext": f"vault:v{version}:{text}", **_bound(context)})
+        return payloads
+
+    def _each(
+        self,
+        operation: str,
+        payloads: Sequence[_Payload | RefusedError],
+        read: Callable[[Item], _Result | RefusedError],
+    ) -> list[_Result | RefusedError]:
+        """Send what can be sent and put every result in its payload's place."""
+        sent = [payload for payload in payloads if not isinstance(payload, RefusedError)]
+        answers = iter(self._batches(operation, sent))
+        results: list[_Result | RefusedError] = []
+        for payload in payloads:
+            if isinstance(payload, RefusedError):
+                results.append(payload)
+                continue
+            answer = next(answers)
+            results.append(self._item_error(operation, answer) or read(answer))
+        return results
+
+    def _batches(self, operation: str, payloads: list[_Payload]) -> list[Item]:
+        """Send all payloads, in smaller batches where the server asks for them."""
+        answers: list[Item] = []
+        before = self.batch_items
+        while len(answers) < len(payloads):
+            batch = payloads[len(answers) : len(answers) + self.batch_items]
+            try:
+                answers += self._batch(operation, batch)
+            except TooComplexError:
+                if len(batch) > 1:
+                    # Kept for the next call too. Another thread may have gone lower already.
+                    self.batch_items = min(self.batch_items, len(batch) // 2)
+                else:
+                    # It was this item's size and not their number.
+                    answers.append(Item(error="too large for the server"))
+                    self.batch_items = before
+        return answers
+
+    def _batch(self, operation: str, batch: list[_Payload]) -> list[Item]:
+        body = {"batch_input": batch, "partial_failure_response_code": 200}
+        answers = self._send("POST", f"{operation}/{self._name}", body).batch_results
+        if answers is None or len(answers) != len(batch):
+            raise self._malformed("has not one result for each item")
+        return answers
+
+    def _send(
+        self, method: str, path: str, body: dict[str, object] | None = None, *, again: bool = True
+    ) -> Data:
+        answer = self._connection.send(method, f"{self._mount}/{path}", body, again=again)
+        return answer.data or Data()
+
+    def _item_error(self, operation: str, item: Item) -> RefusedError | None:
+        """Tell whether an item failed by itself.
+
+        Raises:
+            DeniedError: it failed by the key, which would fail the others too.
+        """
+        if not item.error:
+            return None
+        if known := key_error(item.error):
+            raise self._denied(known[1], known[0])
+        if "version is too new" in item.error:
+            return self._refused("the key has no such version", "wrap_version_unknown")
+        if "message authentication failed" in item.error:
+            return self._refused("the wrap does not open", "wrap_does_not_open")
+        if item.error.startswith("invalid ciphertext"):
+            return self._refused("the wrap is none of Transit", "wrap_malformed")
+        # The text of an encrypt is not repeated: its request holds the data key.
+        said = "" if operation == "encrypt" else f": {item.error[:200]!a}"
+        return self._refused(f"the server refuses the wrap{said}", "wrap_refused")
+
+    def _wrapped(self, item: Item) -> WrappedKey:
+        """Read a wrap; the version it claims must be the one that its answer names."""
+        match = _CIPHERTEXT.fullmatch(item.ciphertext)
+        if match is None or match[1] != str(item.key_version):
+            raise self._malformed("has a wrap whose version is not the one it names")
+        ciphertext = _base64(match[2])
+        if ciphertext is None:
+            raise self._malformed("has a wrap that is not base64")
+        return WrappedKey(KeyVersion(self.key, match[1]), ciphertext)
+
+    def _opened(self, item: Item) -> DataKey | RefusedError:
+        """Read an opened data key."""
+        inner = _base64(item.plaintext)
+        if inner is None:
+            raise self._malformed("has a plaintext that is not base64")
+        if len(inner) not in KEY_BYTES:
+            return self._refused(
+                f"the wrap holds {len(inner)} bytes, which is no AES key", "inner_key_length"
+            )
+        return DataKey(inner)
+
+    def _malformed(self, what: str) -> UnavailableError:
+        return UnavailableError(
+            f"{self.key}: the server's answer {what}", key=self.key, reason_code="answer_malformed"
+        )
+
+    def _refused(self, message: str, reason_code: str) -> RefusedError:
+        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
+
+    def _denied(self, message: str, reason_code: str) -> DeniedError:
+        return DeniedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
+
+
+def _only(results: Sequence[_Result | RefusedError]) -> _Result:
+    """Return the result of a batch of one, or raise its error."""
+    (result,) = results
+    if isinstance(result, RefusedError):
+        raise result
+    return result
+
+
+def _bound(context: Context) -> _Payload:
+    # In a batch, every item has a context or none has: the whole request is refused otherwise.
+    return {"context": base64.b64encode(canonical_context(context)).decode()}
+
+
+def _base64(text: str) -> bytes | None:
+    """Decode strict base64, or return None; the text may be a data key, so no error shows it."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
