@@ -1,0 +1,346 @@
+"""Rewrapping: read → open → match → wrap → prove → replace, for a batch of blobs.
+
+Each step is a method, so that a test can stop, kill, reorder or replay at each. A crash is safe
+anywhere: before `replace` the store holds the old wrap, untouched; after it, a new wrap that was
+proved before it was written. Nothing is ever undone by a compensating write.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from keywrap.contents import ContentError, content_format
+from keywrap.datakey import DataKey
+from keywrap.keyring import KeyRing
+from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.kms import (
+    Context,
+    KmsError,
+    RefusedError,
+    ServerSideRewrap,
+    UnavailableError,
+    unwrap_many,
+    wrap_many,
+)
+from keywrap.layout import UnsafeBlobIdError
+from keywrap.opening import open_many
+from keywrap.reading import GoneError, QuarantineError, Seen, SidecarReader
+from keywrap.sidecar import BadSidecarError
+from keywrap.stores import (
+    AlreadyExistsError,
+    ChangedError,
+    NotAnObjectError,
+    NotFoundError,
+    StoreError,
+    StoreUnavailableError,
+)
+
+READS = 3
+"""How often a blob is read anew after another writer won, before it is called a conflict."""
+
+
+class Outcome(StrEnum):
+    """What happened to one blob in one campaign."""
+
+    REWRAPPED = "rewrapped"
+    CURRENT = "current"  # already at the target
+    EXCLUDED = "excluded"  # outside the selection, by rule
+    CONFLICT = "conflict"  # a writer changed it, and it is still not at the target
+    GONE = "gone"  # deleted meanwhile
+    QUARANTINED = "quarantined"  # cannot be opened or parsed: a person must look
+    FAILED = "failed"  # unavailable until attempts ran out
+
+
+class Selection(StrEnum):
+    """Which wraps a campaign moves."""
+
+    LEGACY = "legacy"  # migrate: away from DPAPI and the environment
+    MANAGED = "managed"  # rotate: from one managed KEK version to another
+
+
+class Prove(StrEnum):
+    """How a new wrap is proved before it replaces the old one."""
+
+    ALL = "all"  # opened and compared with the data key
+    SAMPLE = "sample"  # key and version of every answer; a sample is opened by the verifying task
+    CONTENT = "content"  # opened and compared, and the blob's content opens with the data key
+
+
+class ProofFailedError(Exception):
+    """A new wrap did not open to the data key it was made from. Stop; nothing was replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a campaign wants of each blob.
+
+    Attributes:
+        target: the KEK version to wrap under.
+        selection: which wraps to move.
+        prove: how to prove each new wrap.
+        keep_previous: whether the old wrap stays beside the new one (the two-key envelope).
+    """
+
+    target: KeyVersion
+    selection: Selection
+    prove: Prove
+    keep_previous: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one blob, with the reason where it needs one."""
+
+    blob_id: str
+    outcome: Outcome
+    reason_code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a batch came to.
+
+    Attributes:
+        results: one for each blob that is decided; blobs without one are still pending.
+        interruption: what stopped the batch, where it was stopped: the campaign has to wait for
+            a KEK or the store, or, after a `ProofFailedError`, to stop.
+    """
+
+    results: list[Result]
+    interruption: KmsError | StoreUnavailableError | ProofFailedError | None = None
+
+
+@dataclass(slots=True)
+class Move:
+    """One blob on its way through the steps."""
+
+    blob_id: str
+    reads_left: int = READS
+    seen: Seen | None = None
+    data_key: DataKey | None = field(default=None, repr=False)
+    new: WrappedKey | None = None
+    result: Result | None = None
+
+    @property
+    def context(self) -> Context:
+        """What binds the new wrap to this blob: derived from where it lies, never read."""
+        return {"blob_id": self.blob_id}
+
+    @property
+    def old(self) -> WrappedKey:
+        """The wrap that was read."""
+        assert self.seen is not None  # noqa: S101 - steps run in order
+        return self.seen.wrapped
+
+    def end(self, outcome: Outcome, reason_code: str = "", detail: str = "") -> None:
+        """Decide this blob, and let go of its plaintext data key."""
+        self.result = Result(self.blob_id, outcome, reason_code, detail)
+        self.data_key = None
+
+    def read_again(self, otherwise: Outcome, reason_code: str, detail: str) -> None:
+        """Start this blob anew, or decide it where it has been read often enough."""
+        self.seen = self.data_key = self.new = None
+        self.reads_left -= 1
+        if self.reads_left == 0:
+            self.end(otherwise, reason_code, detail)
+
+
+Step = Callable[[Sequence[Move], Goal], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapper:
+    """Moves data keys from one KEK version to another.
+
+    Attributes:
+        reader: reads sidecars, and names the store and its layout.
+        keys: the KEKs that this installation lists.
+        legacy_content: the content format of blobs whose sidecar does not say.
+        pool: threads for store requests.
+        before: called with the name of each step before it; tests stop and kill there.
+    """
+
+    reader: SidecarReader
+    keys: KeyRing
+    legacy_content: str
+    pool: Executor
+    before: Callable[[str], None] = lambda _step: None
+
+    def rewrap(self, blob_ids: Iterable[str], goal: Goal) -> Report:
+        """Bring blobs to the goal.
+
+        Args:
+            blob_ids: the blobs; a batch is a few hundred, since all steps hold it at once.
+            goal: what is wanted of each.
+
+        Returns:
+            A result for each blob, unless the batch was interrupted.
+        """
+        moves = [Move(blob_id) for blob_id in blob_ids]
+        try:
+            while pending := [move for move in moves if move.result is None]:
+                self._pass(pending, goal)
+        except (KmsError, StoreUnavailableError, ProofFailedError) as interruption:
+            return Report([m.result for m in moves if m.result], interruption)
+        return Report([m.result for m in moves if m.result])
+
+    def _pass(self, moves: Sequence[Move], goal: Goal) -> None:
+        for step in (self.read, self.open, self.match, self.wrap, self.prove, self.replace):
+            self.before(step.__name__)
+            step([m for m in moves if m.result is None and (m.seen or step == self.read)], goal)
+
+    def read(self, moves: Sequence[Move], goal: Goal) -> None:
+        """Read each sidecar, and decide what needs no rewrap."""
+        list(self.pool.map(self._read_one, moves))
+        if any(move.seen is None for move in moves):
+            self.reader.store.check()  # an object that is away is its own matter; a store waits
+        for move in moves:
+            if move.seen is None or move.result is not None:
+                continue
+            version = move.old.key_version
+            if version.satisfies(goal.target):
+                move.end(Outcome.CURRENT)
+            elif version.is_legacy != (goal.selection is Selection.LEGACY):
+                move.end(Outcome.EXCLUDED, f"not_{goal.selection}", f"wrapped by {version}")
+
+    def _read_one(self, move: Move) -> None:
+        try:
+            move.seen = self.reader.read(move.blob_id)
+        except QuarantineError as error:
+            move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+        except GoneError:
+            move.end(Outcome.GONE)
+        except StoreUnavailableError as error:
+            move.read_again(Outcome.FAILED, error.reason_code, str(error))
+
+    def open(self, moves: Sequence[Move], goal: Goal) -> None:
+        """Unwrap each data key, unless the KMS can move it without showing it."""
+        shown = [move for move in moves if not self._moves_server_side(move, goal)]
+        opened = open_many(self.keys, [(move.old, move.context) for move in shown])
+        for move, key in zip(shown, opened, strict=True):
+            if isinstance(key, DataKey):
+                move.data_key = key
+            else:
+                move.end(Outcome.QUARANTINED, key.reason_code, str(key))
+
+    def _moves_server_side(self, move: Move, goal: Goal) -> bool:
+        return (
+            goal.prove is Prove.SAMPLE
+            and move.old.key_version.key == goal.target.key
+            and isinstance(self.keys.provider(goal.target.key), ServerSideRewrap)
+        )
+
+    def match(self, moves: Sequence[Move], goal: Goal) -> None:
+        """Prove each data key that its wrap does not bind against the blob's own content.
+
+        A sidecar that was swapped with another blob's opens well, but not this blob: binding it
+        under the new KEK would launder it.
+        """
+        unbound = [
+            move
+            for move in moves
+            if move.data_key
+            and (
+                goal.prove is Prove.CONTENT
+                or not self.keys.provider(move.old.key_version.key).binds_context
+            )
+        ]
+        list(self.pool.map(self._match_one, unbound))
+
+    def _match_one(self, move: Move) -> None:
+        assert move.seen is not None  # noqa: S101
+        assert move.data_key is not None  # noqa: S101
+        sidecar = move.seen.sidecar
+        try:
+            name = self.reader.layout.content_name(move.blob_id, sidecar.object)
+            content_format(sidecar.content or self.legacy_content).proves(
+                move.data_key,
+                lambda start, length: self.reader.store.read_range(name, start, length),
+            )
+        except NotFoundError:
+            move.end(Outcome.QUARANTINED, "content_missing", "the sidecar's blob is not there")
+        except (ContentError, NotAnObjectError, UnsafeBlobIdError) as error:
+            move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+        except StoreUnavailableError as error:
+            move.read_again(Outcome.FAILED, error.reason_code, str(error))
+
+    def wrap(self, moves: Sequence[Move], goal: Goal) -> None:
+        """Wrap each data key under the target, and check what the answer names."""
+        target = self.keys.provider(goal.target.key)
+        opened = [(move, move.data_key) for move in moves if move.data_key]
+        self._take(
+            [move for move, _ in opened],
+            wrap_many(target, [(key, move.context) for move, key in opened]) if opened else [],
+            goal,
+        )
+        closed = [move for move in moves if not move.data_key and move.seen]
+        if closed and isinstance(target, ServerSideRewrap):
+            items = [(move.old, move.context) for move in closed]
+            self._take(closed, target.rewrap_many(items), goal)
+
+    def _take(
+        self, moves: Sequence[Move], wraps: Sequence[WrappedKey | RefusedError], goal: Goal
+    ) -> None:
+        for move, wrapped in zip(moves, wraps, strict=True):
+            if isinstance(wrapped, RefusedError):
+                move.end(Outcome.QUARANTINED, wrapped.reason_code, str(wrapped))
+            elif not wrapped.key_version.satisfies(goal.target):
+                # A service that is slow to show a new version everywhere: wait, do not accept.
+                raise UnavailableError(
+                    f"the KMS wrapped under {wrapped.key_version}, not yet under {goal.target}",
+                    key=goal.target.key,
+                    reason_code="version_not_current",
+                )
+            else:
+                move.new = wrapped
+
+    def prove(self, moves: Sequence[Move], goal: Goal) -> None:
+        """Open each new wrap with the new KEK and compare; one failure stops the whole batch."""
+        known = [(move, move.new) for move in moves if move.data_key and move.new]
+        if not known:
+            return
+        target = self.keys.provider(goal.target.key)
+        opened = unwrap_many(target, [(new, move.context) for move, new in known])
+        for (move, new), key in zip(known, opened, strict=True):
+            if isinstance(key, RefusedError) or key != move.data_key:
+                raise ProofFailedError(
+                    f"the new wrap of blob {move.blob_id!r} under {new.key_version} does not open "
+                    "to its data key; no sidecar of this batch was replaced"
+                )
+
+    def replace(self, moves: Sequence[Move], goal: Goal) -> None:
+        """Replace each sidecar, only if it still is exactly what was read."""
+        list(self.pool.map(lambda move: self._replace_one(move, goal), moves))
+
+    def _replace_one(self, move: Move, goal: Goal) -> None:
+        assert move.seen is not None  # noqa: S101
+        assert move.new is not None  # noqa: S101
+        name = self.reader.layout.sidecar_name(move.blob_id)
+        try:
+            data = move.seen.sidecar.rewrapped(
+                move.new, move.context, move.old if goal.keep_previous else None
+            ).to_bytes()
+            if move.seen.stored is None:
+                self.reader.store.create(name, data)
+            else:
+                self.reader.store.replace(name, data, move.seen.stored)
+        except (ChangedError, AlreadyExistsError):
+            move.read_again(Outcome.CONFLICT, "changed_by_writer", "another writer came first")
+        except BadSidecarError as error:
+            move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+        except StoreUnavailableError as error:
+            self._read_back(move, name, data, error)
+        else:
+            move.end(Outcome.REWRAPPED)
+
+    def _read_back(self, move: Move, name: str, meant: bytes, cause: StoreError) -> None:
+        """Tell what a write without an answer came to. Never undo it: it may have been seen."""
+        try:
+            if self.reader.store.read(name).data == meant:
+                move.end(Outcome.REWRAPPED)
+                return
+        except StoreError as error:
+            cause = error
+        move.read_again(Outcome.FAILED, cause.reason_code, str(cause))
