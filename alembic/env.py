@@ -1,0 +1,23 @@
+"""Runs the migrations on the connection that `ledger.schema` hands over."""
+
+import re
+
+from alembic import context
+
+from ledger.tables import metadata
+
+_PARTITION = re.compile(r"(inventory|outcome)_\d+")
+
+
+def _is_schema(_object, name, kind, _reflected, _compared):
+    return not (kind == "table" and _PARTITION.fullmatch(name or ""))
+
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    include_object=_is_schema,
+    compare_server_default=False,
+)
+with context.begin_transaction():
+    context.run_migrations()

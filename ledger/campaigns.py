@@ -1,0 +1,310 @@
+"""Campaigns: asking for one, and stepping it from state to state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, RowMapping, text
+
+from keywrap.keys import KeyVersion
+from keywrap.rewrapping import Prove
+from ledger.states import FINISHED, OPEN, WORKING, Kind, State, sources_of
+
+MIN_SAMPLE = 500
+"""The least number of blobs that a sample opens: 0 bad of 459 shows under 1% bad with 99%
+confidence."""
+
+_MOVING = (Kind.MIGRATE, Kind.ROTATE)
+_MAX_PROBE_DELAY_S = 30.0
+_REQUESTS = 0x7277_0001
+"""Advisory lock: campaign requests are judged one at a time."""
+
+
+class RequestRefusedError(Exception):
+    """A request that a rule refuses; nothing was changed.
+
+    Args:
+        reason_code: a short stable code, such as `already_open`.
+        message: a sentence for the operator.
+        next_command: what to type next.
+    """
+
+    def __init__(self, reason_code: str, message: str, next_command: str) -> None:
+        super().__init__(message)
+        self.reason_code = reason_code
+        self.next_command = next_command
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an operator asks for.
+
+    Attributes:
+        kind: what the campaign does.
+        requested_by: who asks.
+        prefix: only blobs whose id starts so.
+        target: the KEK version to wrap under; None for an inventory or a verify campaign.
+        prove: how new wraps are proved; None where nothing is wrapped.
+        sample: the fraction of rewrapped blobs that the verifying task opens.
+        sample_size: how many blobs a verify campaign opens; None for all.
+    """
+
+    kind: Kind
+    requested_by: str
+    prefix: str = ""
+    target: KeyVersion | None = None
+    prove: Prove | None = None
+    sample: float | None = None
+    sample_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A campaign as the ledger has it."""
+
+    id: int
+    kind: Kind
+    state: State
+    prefix: str
+    target: KeyVersion | None
+    prove: Prove | None
+    sample: float | None
+    sample_size: int | None
+    reason_code: str | None
+    reason: str | None
+    resume_state: State | None
+    passes: int
+    requested_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in FINISHED
+
+
+_COLUMNS = (
+    "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
+    "resume_state, passes, requested_by, created_at, started_at, finished_at"
+)
+
+
+def _campaign(row: RowMapping) -> Campaign:
+    values = dict(row)
+    values["kind"] = Kind(row["kind"])
+    values["state"] = State(row["state"])
+    values["target"] = KeyVersion.parse(row["target"]) if row["target"] else None
+    values["prove"] = Prove(row["prove"]) if row["prove"] else None
+    values["resume_state"] = State(row["resume_state"]) if row["resume_state"] else None
+    return Campaign(**values)
+
+
+def request(connection: Connection, asked: Request) -> int:
+    """Open a campaign; the next tick takes it up.
+
+    Returns:
+        The campaign's id.
+
+    Raises:
+        RequestRefusedError: another open campaign moves some of the same blobs.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REQUESTS})
+    if asked.kind in _MOVING:
+        refuse_overlap(connection, asked.prefix)
+    campaign_id = int(
+        connection.execute(
+            text(
+                "INSERT INTO campaign"
+                " (kind, state, prefix, target, prove, sample, sample_size, requested_by)"
+                " VALUES (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :by)"
+                " RETURNING id"
+            ),
+            {
+                "kind": asked.kind,
+                "prefix": asked.prefix,
+                "target": str(asked.target) if asked.target else None,
+                "prove": asked.prove,
+                "sample": asked.sample,
+                "size": asked.sample_size,
+                "by": asked.requested_by,
+            },
+        ).scalar_one()
+    )
+    for table in ("inventory", "outcome"):
+        _add_partition(connection, table, campaign_id)
+    return campaign_id
+
+
+def refuse_overlap(connection: Connection, prefix: str) -> None:
+    """Refuse to move blobs that an open campaign moves already.
+
+    Raises:
+        RequestRefusedError: there is such a campaign.
+    """
+    other = connection.execute(
+        text(
+            "SELECT id, kind, prefix FROM campaign"
+            " WHERE kind = ANY(:moving) AND state = ANY(:open)"
+            " AND (starts_with(prefix, :prefix) OR starts_with(:prefix, prefix)) LIMIT 1"
+        ),
+        {"moving": list(_MOVING), "open": list(OPEN), "prefix": prefix},
+    ).one_or_none()
+    if other:
+        raise RequestRefusedError(
+            "already_open",
+            f"campaign {other.id} ({other.kind}) is open and moves some of the same blobs",
+            f"rewrap status {other.id}",
+        )
+
+
+def _add_partition(connection: Connection, table: str, campaign_id: int) -> None:
+    # Created apart and attached, since creating it in place would lock out every other campaign.
+    name = f"{table}_{campaign_id:d}"
+    connection.execute(
+        text(f"CREATE TABLE {name} (LIKE {table} INCLUDING CONSTRAINTS INCLUDING INDEXES)")
+    )
+    connection.execute(
+        text(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES IN ({campaign_id:d})")
+    )
+
+
+def get(connection: Connection, campaign_id: int) -> Campaign | None:
+    """Return a campaign, or None where there is none of that id."""
+    row = (
+        connection.execute(
+            text(f"SELECT {_COLUMNS} FROM campaign WHERE id = :id"),  # noqa: S608 - a constant
+            {"id": campaign_id},
+        )
+        .mappings()
+        .one_or_none()
+    )
+    return _campaign(row) if row else None
+
+
+def recent(connection: Connection, limit: int = 20) -> list[Campaign]:
+    """Return the newest campaigns, the newest first."""
+    rows = connection.execute(
+        text(f"SELECT {_COLUMNS} FROM campaign ORDER BY id DESC LIMIT :limit"),  # noqa: S608
+        {"limit": limit},
+    ).mappings()
+    return [_campaign(row) for row in rows]
+
+
+def open_campaigns(connection: Connection) -> list[Campaign]:
+    """Return the campaigns that are not finished, the oldest first."""
+    rows = connection.execute(
+        text(f"SELECT {_COLUMNS} FROM campaign WHERE state = ANY(:open) ORDER BY id"),  # noqa: S608
+        {"open": list(OPEN)},
+    ).mappings()
+    return [_campaign(row) for row in rows]
+
+
+def step(
+    connection: Connection,
+    campaign_id: int,
+    target: State,
+    *,
+    sources: Sequence[State] | None = None,
+    reason_code: str | None = None,
+    reason: str | None = None,
+) -> bool:
+    """Step a campaign, only from a state that may go there.
+
+    Args:
+        connection: the transaction.
+        campaign_id: the campaign.
+        target: the state to step to.
+        sources: the states it may come from; None for all that the transition table allows.
+        reason_code: why it waits; None clears the reason.
+        reason: the same as a sentence.
+
+    Returns:
+        Whether it stepped; False where it is in another state by now.
+    """
+    allowed = sources_of(target)
+    states = [s for s in sources if s in allowed] if sources is not None else allowed
+    changed = connection.execute(
+        text(
+            "UPDATE campaign SET state = :target, reason_code = :reason_code, reason = :reason,"
+            " resume_state = CASE WHEN state = ANY(:resumable) THEN state ELSE resume_state END,"
+            " started_at = CASE WHEN state = 'planned' AND :target = 'inventory'"
+            "   THEN clock_timestamp() ELSE started_at END,"
+            " finished_at = CASE WHEN :target = ANY(:finished) THEN clock_timestamp() END"
+            " WHERE id = :id AND state = ANY(:states)"
+        ),
+        {
+            "id": campaign_id,
+            "target": target,
+            "states": states,
+            "reason_code": reason_code,
+            "reason": reason,
+            "finished": list(FINISHED),
+            "resumable": [State.PLANNED, State.INVENTORY, State.RUNNING, State.VERIFYING],
+        },
+    )
+    return changed.rowcount == 1
+
+
+def block(connection: Connection, campaign_id: int, reason_code: str, reason: str) -> None:
+    """Make a campaign wait for a KEK or service; it goes on by itself when that is mended."""
+    step(
+        connection,
+        campaign_id,
+        State.BLOCKED,
+        sources=[State.INVENTORY, State.RUNNING, State.VERIFYING],
+        reason_code=reason_code,
+        reason=reason,
+    )
+    connection.execute(
+        text(
+            "UPDATE campaign SET reason_code = :reason_code, reason = :reason"
+            " WHERE id = :id AND state = 'blocked'"
+        ),
+        {"id": campaign_id, "reason_code": reason_code, "reason": reason},
+    )
+
+
+def probe_due(connection: Connection, campaign_id: int) -> bool:
+    """Whether a blocked campaign is to be tried now; each time the next is twice as far away."""
+    return bool(
+        connection.execute(
+            text(
+                "UPDATE campaign"
+                " SET probe_at = clock_timestamp() + make_interval(secs => probe_delay_s),"
+                " probe_delay_s = least(probe_delay_s * 2, :most)"
+                " WHERE id = :id AND state = 'blocked'"
+                " AND (probe_at IS NULL OR probe_at <= clock_timestamp())"
+            ),
+            {"id": campaign_id, "most": _MAX_PROBE_DELAY_S},
+        ).rowcount
+    )
+
+
+def unblock(connection: Connection, campaign_id: int) -> None:
+    """Go on, since a shard made progress."""
+    connection.execute(
+        text(
+            "UPDATE campaign SET state = resume_state, reason_code = NULL, reason = NULL,"
+            " probe_at = NULL, probe_delay_s = 1 WHERE id = :id AND state = 'blocked'"
+        ),
+        {"id": campaign_id},
+    )
+
+
+def count_pass(connection: Connection, campaign_id: int) -> None:
+    """Note that a fresh scan was made."""
+    connection.execute(
+        text("UPDATE campaign SET passes = passes + 1 WHERE id = :id"), {"id": campaign_id}
+    )
+
+
+def is_working(connection: Connection, campaign_id: int) -> bool:
+    """Whether workers may work for the campaign now."""
+    return bool(
+        connection.scalar(
+            text("SELECT state = ANY(:working) FROM campaign WHERE id = :id"),
+            {"id": campaign_id, "working": list(WORKING)},
+        )
+    )

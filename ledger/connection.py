@@ -1,0 +1,91 @@
+"""Connections to the ledger."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import InterfaceError as SqlInterfaceError
+from sqlalchemy.exc import ProgrammingError as SqlProgrammingError
+
+__all__ = ["Connection", "Ledger", "LedgerNotReadyError", "LedgerUnavailableError"]
+
+_UNDEFINED_TABLE = "42P01"
+
+
+class LedgerUnavailableError(Exception):
+    """PostgreSQL does not answer. Whatever was not committed has not happened."""
+
+
+class LedgerNotReadyError(Exception):
+    """The database has no ledger in it, or one of another version."""
+
+
+class Ledger:
+    """The ledger's database. One object a process, made after a fork.
+
+    Args:
+        url: `postgresql://…`, as libpq takes it.
+        connections: the most connections to hold.
+    """
+
+    def __init__(self, url: str, connections: int = 4) -> None:
+        self._engine = create_engine(
+            url.replace("postgresql://", "postgresql+psycopg://", 1),
+            pool_size=connections,
+            pool_pre_ping=True,  # a restarted PostgreSQL is noticed before a transaction, not in it
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "rewrap",
+                # A frozen worker must not hold its locks for ever.
+                "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60s",
+            },
+        )
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Run one transaction: committed at the end of the block, rolled back by an exception.
+
+        Raises:
+            LedgerUnavailableError: PostgreSQL does not answer, or went away in the middle.
+            LedgerNotReadyError: the schema is not there.
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (OperationalError, SqlInterfaceError) as error:
+            raise LedgerUnavailableError(_first_line(error)) from error
+        except SqlProgrammingError as error:
+            if getattr(error.orig, "sqlstate", "") != _UNDEFINED_TABLE:
+                raise
+            raise LedgerNotReadyError("the database holds no ledger") from error
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            raise LedgerUnavailableError(_first_line(error)) from error
+
+    @contextmanager
+    def exclusively(self, lock: int) -> Iterator[bool]:
+        """Hold an advisory lock for the length of the block, if nobody else does.
+
+        The lock belongs to a connection of its own: it goes when the process dies, whatever the
+        process was doing.
+
+        Args:
+            lock: which lock, by number.
+
+        Yields:
+            Whether this process has the lock.
+        """
+        with self.begin() as connection:
+            yield bool(
+                connection.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": lock})
+            )
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self._engine.dispose()
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]

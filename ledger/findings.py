@@ -1,0 +1,206 @@
+"""What scans of the store found: the inventory, its census, and stragglers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from keywrap.keys import KeyVersion
+from keywrap.rewrapping import Outcome
+from ledger import shards
+from ledger.states import ShardKind
+
+UNCUT = 0
+"""The shard number of blobs that are listed but handed to no shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a scan saw of one blob.
+
+    Attributes:
+        blob_id: the blob.
+        key_version: the KEK version that wraps it; None where that cannot be told.
+        previous: the KEK version that its `previous` wrap needs, if it has one.
+        problem: why the key cannot be told, as a reason code.
+    """
+
+    blob_id: str
+    key_version: KeyVersion | None
+    previous: KeyVersion | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CensusLine:
+    """How many blobs a KEK version wraps, or are held back by a problem."""
+
+    provider: str
+    key: str
+    version: str
+    problem: str
+    blobs: int
+    previous: int
+
+
+def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence[Finding]) -> None:
+    """Insert findings into a campaign's inventory, in bulk."""
+    ids = _key_version_ids(connection, found)
+    connection.execute(
+        text(
+            "INSERT INTO inventory"
+            " (campaign_id, shard_no, blob_id, key_version_id, previous_id, problem)"
+            " SELECT :campaign, :no, u.* FROM unnest(CAST(:blobs AS text[]),"
+            " CAST(:versions AS int[]), CAST(:previous AS int[]), CAST(:problems AS text[])) u"
+        ),
+        {
+            "campaign": campaign_id,
+            "no": shard_no,
+            "blobs": [f.blob_id for f in found],
+            "versions": [ids.get(f.key_version) for f in found],
+            "previous": [ids.get(f.previous) for f in found],
+            "problems": [f.problem for f in found],
+        },
+    )
+
+
+def _key_version_ids(
+    connection: Connection, found: Sequence[Finding]
+) -> dict[KeyVersion | None, int]:
+    named = {v for f in found for v in (f.key_version, f.previous) if v is not None}
+    if not named:
+        return {}
+    ordered = sorted(named, key=str)  # one order for all, so that two workers cannot deadlock
+    values = {
+        "providers": [v.provider for v in ordered],
+        "keys": [v.key for v in ordered],
+        "versions": [v.version for v in ordered],
+    }
+    unnested = "unnest(CAST(:keys AS text[]), CAST(:versions AS text[])) AS u(key, version)"
+    select = text(
+        f"SELECT k.id, k.key, k.version FROM key_version k JOIN {unnested}"  # noqa: S608
+        " ON k.key = u.key AND k.version = u.version"
+    )
+    rows = connection.execute(select, values).all()
+    if len(rows) < len(ordered):
+        connection.execute(
+            text(
+                "INSERT INTO key_version (provider, key, version)"
+                " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:keys AS text[]),"
+                " CAST(:versions AS text[])) ON CONFLICT DO NOTHING"
+            ),
+            values,
+        )
+        rows = connection.execute(select, values).all()
+    return {KeyVersion(row.key, row.version): row.id for row in rows}
+
+
+def note_stragglers(
+    connection: Connection, campaign_id: int, found: Sequence[Finding], *, last_pass: bool
+) -> int:
+    """Take up blobs that a fresh scan found still to move.
+
+    A blob that is an exception already (quarantined, failed, conflict) stays one. Any other goes
+    back to its shard, or into a new one; on the last pass it becomes a conflict instead, since
+    writers keep bringing it back.
+
+    Returns:
+        How many blobs were taken up.
+    """
+    known = {
+        row.blob_id: row
+        for row in connection.execute(
+            text(
+                "SELECT i.blob_id, i.shard_no, o.outcome FROM inventory i"
+                " LEFT JOIN outcome o USING (campaign_id, blob_id)"
+                " WHERE i.campaign_id = :campaign AND i.blob_id = ANY(:ids)"
+            ),
+            {"campaign": campaign_id, "ids": [f.blob_id for f in found]},
+        )
+    }
+    exceptions = {Outcome.QUARANTINED, Outcome.FAILED, Outcome.CONFLICT}
+    back = [b for b, row in known.items() if row.outcome and row.outcome not in exceptions]
+    new = [f for f in found if f.blob_id not in known]
+    if new:
+        shard_no = shards.add(connection, campaign_id, ShardKind.REWRAP, total=len(new))
+        add(connection, campaign_id, shard_no, new)
+    if back:
+        _reopen(connection, campaign_id, back)
+    if last_pass and (back or new):
+        _give_to_writers(connection, campaign_id, [*back, *(f.blob_id for f in new)])
+    return len(back) + len(new)
+
+
+def _reopen(connection: Connection, campaign_id: int, blob_ids: Sequence[str]) -> None:
+    moved = ", ".join(f"{o} = {o} - coalesce((back.counts ->> '{o}')::int, 0)" for o in Outcome)
+    connection.execute(
+        text(
+            "WITH undone AS (DELETE FROM outcome"  # noqa: S608 - constants of this file
+            "   WHERE campaign_id = :campaign AND blob_id = ANY(:ids)"
+            "   RETURNING shard_no, outcome),"
+            " counted AS (SELECT shard_no, outcome, count(*) AS n FROM undone GROUP BY 1, 2),"
+            " back AS (SELECT shard_no, jsonb_object_agg(outcome, n) AS counts"
+            "   FROM counted GROUP BY 1)"
+            f" UPDATE shard SET {moved}, state = 'waiting', attempt = 0, finished_at = NULL"
+            " FROM back WHERE shard.campaign_id = :campaign AND shard.shard_no = back.shard_no"
+        ),
+        {"campaign": campaign_id, "ids": list(blob_ids)},
+    )
+
+
+def _give_to_writers(connection: Connection, campaign_id: int, blob_ids: Sequence[str]) -> None:
+    connection.execute(
+        text(
+            "WITH given AS (INSERT INTO outcome"
+            "   (campaign_id, shard_no, blob_id, outcome, reason_code, detail)"
+            "   SELECT campaign_id, shard_no, blob_id, 'conflict', 'writer_brings_it_back',"
+            "     'each fresh scan found it off the target again: a writer still uses another key'"
+            "   FROM inventory WHERE campaign_id = :campaign AND blob_id = ANY(:ids)"
+            "   RETURNING shard_no),"
+            " counted AS (SELECT shard_no, count(*) AS n FROM given GROUP BY 1)"
+            " UPDATE shard SET conflict = conflict + n, state = 'done',"
+            "   finished_at = clock_timestamp() FROM counted"
+            " WHERE shard.campaign_id = :campaign AND shard.shard_no = counted.shard_no"
+        ),
+        {"campaign": campaign_id, "ids": list(blob_ids)},
+    )
+
+
+def census(connection: Connection, campaign_id: int) -> list[CensusLine]:
+    """Count a campaign's inventory by provider, key and version, the largest group first."""
+    rows = connection.execute(
+        text(
+            "SELECT coalesce(k.provider, '') AS provider, coalesce(k.key, '') AS key,"
+            " coalesce(k.version, '') AS version, coalesce(g.problem, '') AS problem,"
+            " sum(g.live) AS blobs, sum(g.previous) AS previous FROM ("
+            "   SELECT key_version_id AS id, problem, count(*) AS live, 0 AS previous"
+            "     FROM inventory WHERE campaign_id = :campaign GROUP BY 1, 2"
+            "   UNION ALL SELECT previous_id, NULL, 0, count(*) FROM inventory"
+            "     WHERE campaign_id = :campaign AND previous_id IS NOT NULL GROUP BY 1) g"
+            " LEFT JOIN key_version k ON k.id = g.id"
+            " GROUP BY 1, 2, 3, 4 ORDER BY blobs DESC, 2, 3, 4"
+        ),
+        {"campaign": campaign_id},
+    )
+    return [CensusLine(**row) for row in rows.mappings()]
+
+
+def listing(connection: Connection, campaign_id: int) -> Iterator[Finding]:
+    """Yield a campaign's inventory in the order of blob ids, streamed."""
+    rows = connection.execution_options(stream_results=True, yield_per=2000).execute(
+        text(
+            "SELECT i.blob_id, k.key, k.version, i.problem, p.key AS previous_key,"
+            " p.version AS previous_version FROM inventory i"
+            " LEFT JOIN key_version k ON k.id = i.key_version_id"
+            " LEFT JOIN key_version p ON p.id = i.previous_id"
+            " WHERE i.campaign_id = :campaign ORDER BY i.blob_id"
+        ),
+        {"campaign": campaign_id},
+    )
+    for row in rows:
+        yield Finding(
+            row.blob_id,
+            KeyVersion(row.key, row.version) if row.key else None,
+            KeyVersion(row.previous_key, row.previous_version) if row.previous_key else None,
+            row.problem,
+        )

@@ -1,0 +1,171 @@
+"""How far a campaign is: read from its shards, so that it costs O(shards) whatever their size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, text
+
+from keywrap.rewrapping import Outcome
+from ledger.states import Kind, ShardKind, ShardState
+
+WORK_OF = {
+    Kind.INVENTORY: ShardKind.INVENTORY,
+    Kind.MIGRATE: ShardKind.REWRAP,
+    Kind.ROTATE: ShardKind.REWRAP,
+    Kind.VERIFY: ShardKind.VERIFY,
+}
+"""The shards whose counters are the campaign's counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a campaign is.
+
+    Attributes:
+        scanned: how many blobs it has to decide.
+        counts: how many have each outcome.
+        kms_requests: requests sent to key services.
+        shards: number of shards of each kind and state.
+        unclaimed: shards whose offers lapsed, one after another, without a claim.
+        rate_per_s: blobs decided a second since the first shard was claimed.
+        verified: blobs of the sample that the verifying task opened.
+    """
+
+    scanned: int
+    counts: dict[Outcome, int]
+    kms_requests: int
+    shards: dict[tuple[ShardKind, ShardState], int]
+    unclaimed: int
+    rate_per_s: float | None
+    verified: int
+
+    @property
+    def decided(self) -> int:
+        """How many blobs have an outcome."""
+        return sum(self.counts.values())
+
+    @property
+    def pending(self) -> int:
+        """How many blobs have none yet."""
+        return self.scanned - self.decided
+
+    @property
+    def exceptions(self) -> int:
+        """How many blobs need a person or a retry."""
+        return sum(self.counts[o] for o in (Outcome.QUARANTINED, Outcome.FAILED, Outcome.CONFLICT))
+
+    def count(self, kind: ShardKind, *states: ShardState) -> int:
+        """How many shards of a kind are in one of these states; in any where none is named."""
+        return sum(
+            n for (k, s), n in self.shards.items() if k is kind and (not states or s in states)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One blob of a campaign, and what happened to it."""
+
+    blob_id: str
+    outcome: str
+    reason_code: str
+    detail: str
+    key_id: str
+
+
+def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
+    """Add up a campaign's shards."""
+    sums = ", ".join(f"coalesce(sum({o}) FILTER (WHERE kind = :work), 0) AS {o}" for o in Outcome)
+    row = connection.execute(
+        text(
+            f"SELECT {sums},"  # noqa: S608 - constants of this file
+            " coalesce(sum(total) FILTER (WHERE kind = :work), 0) AS scanned,"
+            " coalesce(sum(kms_requests), 0) AS kms_requests,"
+            " coalesce(sum(lapses) FILTER (WHERE state <> 'done'), 0) AS unclaimed,"
+            " coalesce(sum(total) FILTER (WHERE kind = 'verify' AND state = 'done'), 0)"
+            "   AS verified,"
+            " extract(epoch FROM coalesce(max(finished_at) FILTER (WHERE kind = :work"
+            "   AND NOT EXISTS (SELECT 1 FROM shard s WHERE s.campaign_id = :campaign"
+            "     AND s.kind = :work AND s.state <> 'done')), clock_timestamp())"
+            "   - min(started_at) FILTER (WHERE kind = :work))::float8 AS seconds"
+            " FROM shard WHERE campaign_id = :campaign"
+        ),
+        {"campaign": campaign_id, "work": WORK_OF[kind]},
+    ).one()
+    states = connection.execute(
+        text(
+            "SELECT kind, state, count(*) AS n FROM shard WHERE campaign_id = :campaign"
+            " GROUP BY 1, 2"
+        ),
+        {"campaign": campaign_id},
+    )
+    counts = {o: int(getattr(row, o)) for o in Outcome}
+    done = sum(counts.values()) if kind is not Kind.INVENTORY else int(row.scanned)
+    return Progress(
+        scanned=int(row.scanned),
+        counts=counts,
+        kms_requests=int(row.kms_requests),
+        shards={(ShardKind(s.kind), ShardState(s.state)): s.n for s in states},
+        unclaimed=int(row.unclaimed),
+        rate_per_s=done / row.seconds if row.seconds and done else None,
+        verified=int(row.verified),
+    )
+
+
+def failures(connection: Connection, campaign_id: int) -> dict[tuple[str, str], int]:
+    """Count the exceptions of a campaign by outcome and reason code."""
+    rows = connection.execute(
+        text(
+            "SELECT outcome, coalesce(reason_code, '') AS code, count(*) AS n FROM outcome"
+            " WHERE campaign_id = :campaign AND outcome IN ('quarantined', 'failed', 'conflict')"
+            " GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2"
+        ),
+        {"campaign": campaign_id},
+    )
+    return {(row.outcome, row.code): row.n for row in rows}
+
+
+def blobs(
+    connection: Connection, campaign_id: int, outcome: Outcome | None = None
+) -> Iterator[Decided]:
+    """Yield the blobs of a campaign and what happened to each, streamed in order of ids."""
+    rows = connection.execution_options(stream_results=True, yield_per=2000).execute(
+        text(
+            "SELECT i.blob_id, coalesce(o.outcome, 'pending') AS outcome,"
+            " coalesce(o.reason_code, '') AS reason_code, coalesce(o.detail, '') AS detail,"
+            " coalesce(k.key || CASE WHEN k.version <> '' THEN '?version=' || k.version"
+            "   ELSE '' END, '') AS key_id"
+            " FROM inventory i LEFT JOIN outcome o USING (campaign_id, blob_id)"
+            " LEFT JOIN key_version k ON k.id = i.key_version_id"
+            " WHERE i.campaign_id = :campaign"
+            " AND (CAST(:outcome AS text) IS NULL OR o.outcome = :outcome) ORDER BY i.blob_id"
+        ),
+        {"campaign": campaign_id, "outcome": outcome},
+    )
+    for row in rows.mappings():
+        yield Decided(**row)
+
+
+def beat(connection: Connection, name: str) -> None:
+    """Note that a process is alive."""
+    connection.execute(
+        text(
+            "INSERT INTO heartbeat (name, at) VALUES (:name, clock_timestamp())"
+            " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
+        ),
+        {"name": name},
+    )
+
+
+def last_beat(connection: Connection, name: str) -> datetime | None:
+    """Return when a process was last alive, by the database's clock."""
+    at: datetime | None = connection.scalar(
+        text("SELECT at FROM heartbeat WHERE name = :name"), {"name": name}
+    )
+    return at
+
+
+def now(connection: Connection) -> datetime:
+    """Return the database's time."""
+    at: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return at

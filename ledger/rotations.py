@@ -1,0 +1,75 @@
+"""KEK rotations that were asked for, so that one cut off is taken up and never minted twice."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, text
+
+from keywrap.keys import KeyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """A rotation of a KEK.
+
+    Attributes:
+        id: the rotation.
+        base: the KEK version that was current when it was asked for.
+        new: the version that the KMS made for it; None until that is known.
+        campaign_id: the campaign that moves the wraps; None until it is open.
+    """
+
+    id: int
+    base: KeyVersion
+    new: KeyVersion | None
+    campaign_id: int | None
+
+
+def begin(connection: Connection, current: KeyVersion) -> Rotation:
+    """Return the open rotation of a KEK, or begin one from its current version."""
+    connection.execute(
+        text(
+            "INSERT INTO kek_rotation (key, from_version) VALUES (:key, :version)"
+            " ON CONFLICT (key) WHERE finished_at IS NULL DO NOTHING"
+        ),
+        {"key": current.key, "version": current.version},
+    )
+    row = connection.execute(
+        text(
+            "SELECT id, key, from_version, to_version, campaign_id FROM kek_rotation"
+            " WHERE key = :key AND finished_at IS NULL FOR UPDATE"
+        ),
+        {"key": current.key},
+    ).one()
+    return Rotation(
+        row.id,
+        KeyVersion(row.key, row.from_version),
+        KeyVersion(row.key, row.to_version) if row.to_version else None,
+        row.campaign_id,
+    )
+
+
+def minted(connection: Connection, rotation: Rotation, new: KeyVersion) -> None:
+    """Note the version that the KMS made."""
+    connection.execute(
+        text("UPDATE kek_rotation SET to_version = :version WHERE id = :id"),
+        {"id": rotation.id, "version": new.version},
+    )
+
+
+def opened(connection: Connection, rotation: Rotation, campaign_id: int) -> None:
+    """Note the campaign that moves the wraps."""
+    connection.execute(
+        text("UPDATE kek_rotation SET campaign_id = :campaign WHERE id = :id"),
+        {"id": rotation.id, "campaign": campaign_id},
+    )
+
+
+def close_finished(connection: Connection) -> None:
+    """Close the rotations whose campaign is over."""
+    connection.execute(
+        text(
+            "UPDATE kek_rotation r SET finished_at = clock_timestamp() FROM campaign c"
+            " WHERE r.finished_at IS NULL AND c.id = r.campaign_id"
+            " AND c.state IN ('complete', 'complete_with_exceptions', 'cancelled')"
+        )
+    )

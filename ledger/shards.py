@@ -1,0 +1,349 @@
+"""Shards: offered by the scheduler, claimed under a lease, recorded behind a fence.
+
+All times are the database's (`clock_timestamp()`): a worker whose clock is wrong can neither keep
+nor lose a lease by it.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from keywrap.rewrapping import Outcome, Result
+from ledger import campaigns
+from ledger.campaigns import Campaign
+from ledger.states import WORKING, Kind, ShardKind
+
+
+class LeaseLostError(Exception):
+    """Another worker may have the shard by now. Stop; nothing of this transaction counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A shard that workers may claim: what a message of the broker is made from."""
+
+    shard_id: UUID
+    kind: ShardKind
+    queue: str
+    campaign_id: int
+    shard_no: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claimed shard.
+
+    Attributes:
+        shard_id: the shard.
+        fence: the fencing token: any later claim has a higher one.
+        shard_no: the shard's number.
+        kind: what is to be done.
+        part: which part of the store a scan takes.
+        parts: how many parts there are.
+        campaign: the campaign, as it was when the shard was claimed.
+    """
+
+    shard_id: UUID
+    fence: int
+    shard_no: int
+    kind: ShardKind
+    part: int
+    parts: int
+    campaign: Campaign
+
+
+def add(
+    connection: Connection,
+    campaign_id: int,
+    kind: ShardKind,
+    *,
+    total: int = 0,
+    part: int = 0,
+    parts: int = 1,
+) -> int:
+    """Add a shard that waits to be offered; return its number."""
+    return int(
+        connection.execute(
+            text(
+                "INSERT INTO shard (campaign_id, kind, queue, state, total, part, parts)"
+                " VALUES (:campaign, :kind, 'rewrap', 'waiting', :total, :part, :parts)"
+                " RETURNING shard_no"
+            ),
+            {
+                "campaign": campaign_id,
+                "kind": kind,
+                "total": total,
+                "part": part,
+                "parts": parts,
+            },
+        ).scalar_one()
+    )
+
+
+def offer(connection: Connection, campaign_id: int, window: int, claim_s: float) -> list[Offer]:
+    """Offer waiting shards, so that at most `window` are offered or leased.
+
+    The messages go out after the commit: one that is lost is an offer that lapses.
+    """
+    rows = connection.execute(
+        text(
+            "WITH busy AS (SELECT count(*) AS n FROM shard"
+            "   WHERE campaign_id = :campaign AND state IN ('offered', 'leased')),"
+            " picked AS (SELECT id FROM shard WHERE campaign_id = :campaign AND state = 'waiting'"
+            "   AND (not_before IS NULL OR not_before <= clock_timestamp())"
+            "   ORDER BY shard_no LIMIT greatest(0, :window - (SELECT n FROM busy))"
+            "   FOR UPDATE SKIP LOCKED)"
+            " UPDATE shard SET state = 'offered',"
+            "   until = clock_timestamp() + make_interval(secs => :claim_s)"
+            " FROM picked WHERE shard.id = picked.id"
+            " RETURNING shard.id, shard.kind, shard.queue, shard.shard_no"
+        ),
+        {"campaign": campaign_id, "window": window, "claim_s": claim_s},
+    )
+    return [
+        Offer(row.id, ShardKind(row.kind), row.queue, campaign_id, row.shard_no) for row in rows
+    ]
+
+
+def take_back(connection: Connection) -> int:
+    """Take back every offer and lease whose time is over; return how many."""
+    return connection.execute(
+        text(
+            "UPDATE shard SET state = 'waiting', until = NULL, owner = NULL,"
+            " attempt = attempt + (state = 'leased')::int,"
+            " lapses = lapses + (state = 'offered')::int"
+            " WHERE state IN ('offered', 'leased') AND until < clock_timestamp()"
+        )
+    ).rowcount
+
+
+def withdraw_offers(connection: Connection, campaign_id: int) -> None:
+    """Withdraw what nobody has claimed yet."""
+    connection.execute(
+        text(
+            "UPDATE shard SET state = 'waiting', until = NULL"
+            " WHERE campaign_id = :campaign AND state = 'offered'"
+        ),
+        {"campaign": campaign_id},
+    )
+
+
+def claim(
+    connection: Connection, shard_id: UUID, kind: ShardKind, owner: str, lease_s: float
+) -> Lease | None:
+    """Claim a shard that is offered.
+
+    Returns:
+        The lease, or None where there is nothing to do: a late, repeated or forged message.
+    """
+    row = connection.execute(
+        text(
+            "UPDATE shard SET state = 'leased', fence = fence + 1, owner = :owner, lapses = 0,"
+            " until = clock_timestamp() + make_interval(secs => :lease_s),"
+            " started_at = coalesce(shard.started_at, clock_timestamp())"
+            " FROM campaign WHERE campaign.id = campaign_id AND shard.id = :id"
+            " AND shard.kind = :kind AND shard.state = 'offered'"
+            " AND campaign.state = ANY(:working)"
+            " RETURNING shard.fence, shard.shard_no, shard.part, shard.parts, shard.campaign_id"
+        ),
+        {
+            "id": shard_id,
+            "kind": kind,
+            "owner": owner,
+            "lease_s": lease_s,
+            "working": list(WORKING),
+        },
+    ).one_or_none()
+    if row is None:
+        return None
+    campaign = campaigns.get(connection, row.campaign_id)
+    assert campaign is not None  # noqa: S101 - a foreign key
+    return Lease(shard_id, row.fence, row.shard_no, kind, row.part, row.parts, campaign)
+
+
+def renew(connection: Connection, lease: Lease, lease_s: float) -> bool:
+    """Keep a lease for another `lease_s` seconds.
+
+    Returns:
+        Whether to go on; False where the campaign is to pause, stop or end.
+
+    Raises:
+        LeaseLostError: it was taken back.
+    """
+    _fenced(
+        connection,
+        lease,
+        "until = clock_timestamp() + make_interval(secs => :lease_s)",
+        {"lease_s": lease_s},
+    )
+    return campaigns.is_working(connection, lease.campaign.id)
+
+
+def remaining(connection: Connection, lease: Lease) -> list[str]:
+    """Return the ids of the shard's blobs that have no outcome yet."""
+    decided = (
+        " AND NOT EXISTS (SELECT 1 FROM outcome o"
+        "   WHERE o.campaign_id = :campaign AND o.blob_id = b.blob_id)"
+    )
+    if lease.kind is ShardKind.VERIFY and lease.campaign.kind is not Kind.VERIFY:
+        decided = ""  # the sample of a campaign whose blobs have their outcomes already
+    rows = connection.execute(
+        text(
+            "SELECT b.blob_id FROM (SELECT blob_id FROM inventory"  # noqa: S608 - constants
+            "   WHERE campaign_id = :campaign AND shard_no = :no"
+            "   UNION ALL SELECT blob_id FROM sample"
+            "   WHERE campaign_id = :campaign AND shard_no = :no) b"
+            f" WHERE true {decided} ORDER BY b.blob_id"
+        ),
+        {"campaign": lease.campaign.id, "no": lease.shard_no},
+    )
+    return [row.blob_id for row in rows]
+
+
+def record(
+    connection: Connection, lease: Lease, results: Sequence[Result], kms_requests: int
+) -> None:
+    """Record outcomes and counters in one transaction, behind the fence.
+
+    Raises:
+        LeaseLostError: the shard is not this worker's any more.
+    """
+    counted = Counter(result.outcome for result in results)
+    sets = ", ".join(f"{o} = {o} + :{o}" for o in Outcome)
+    _fenced(
+        connection,
+        lease,
+        f"{sets}, attempt = 0, kms_requests = kms_requests + :kms_requests",
+        {**{o.value: counted[o] for o in Outcome}, "kms_requests": kms_requests},
+    )
+    connection.execute(
+        text(
+            "INSERT INTO outcome (campaign_id, shard_no, blob_id, outcome, reason_code, detail)"
+            " SELECT :campaign, :no, u.* FROM unnest(CAST(:ids AS text[]),"
+            " CAST(:outcomes AS text[]), CAST(:codes AS text[]), CAST(:details AS text[])) u"
+        ),
+        {
+            "campaign": lease.campaign.id,
+            "no": lease.shard_no,
+            "ids": [result.blob_id for result in results],
+            "outcomes": [result.outcome for result in results],
+            "codes": [result.reason_code or None for result in results],
+            "details": [result.detail or None for result in results],
+        },
+    )
+    if results:
+        campaigns.unblock(connection, lease.campaign.id)
+
+
+def finish(connection: Connection, lease: Lease, total: int | None = None) -> None:
+    """Mark a shard done.
+
+    Args:
+        connection: the transaction.
+        lease: the shard's lease.
+        total: how many blobs it turned out to have, where that was not known before.
+
+    Raises:
+        LeaseLostError: the shard is not this worker's any more.
+    """
+    _fenced(
+        connection,
+        lease,
+        "state = 'done', until = NULL, finished_at = clock_timestamp(),"
+        " total = coalesce(CAST(:total AS int), total)",
+        {"total": total},
+    )
+    campaigns.unblock(connection, lease.campaign.id)
+
+
+def hand_back(
+    connection: Connection, lease: Lease, delay_s: float = 0.0, *, failed: bool = False
+) -> None:
+    """Give a shard back, to be offered again after `delay_s` seconds.
+
+    Args:
+        connection: the transaction.
+        lease: the lease to give up.
+        delay_s: how long to wait before it is offered again, in seconds.
+        failed: whether this counts as one of the shard's attempts.
+
+    Raises:
+        LeaseLostError: the shard is not this worker's any more.
+    """
+    _fenced(
+        connection,
+        lease,
+        "state = 'waiting', until = NULL, owner = NULL, attempt = attempt + :attempts,"
+        " not_before = clock_timestamp() + make_interval(secs => :delay_s)",
+        {"delay_s": delay_s, "attempts": int(failed)},
+    )
+
+
+def _fenced(
+    connection: Connection, lease: Lease, sets: str, values: dict[str, int | float | None]
+) -> None:
+    changed = connection.execute(
+        text(
+            f"UPDATE shard SET {sets}"  # noqa: S608 - constants of this file
+            " WHERE id = :id AND fence = :fence AND state = 'leased'"
+        ),
+        {"id": lease.shard_id, "fence": lease.fence, **values},
+    )
+    if changed.rowcount != 1:
+        raise LeaseLostError(f"shard {lease.shard_no} was taken back")
+
+
+def give_up(connection: Connection, max_attempts: int) -> list[int]:
+    """Give up shards whose workers die or fail again and again.
+
+    Blobs without an outcome become `failed`, so that the others are not held up for ever and
+    `retry` takes these again. A scan that cannot be finished stops its campaign.
+
+    Returns:
+        The ids of the campaigns whose scan cannot be finished.
+    """
+    worn_out = connection.execute(
+        text(
+            "SELECT shard.id, campaign_id, shard_no, shard.kind FROM shard"
+            " JOIN campaign ON campaign.id = campaign_id AND campaign.state = ANY(:working)"
+            " WHERE shard.state = 'waiting' AND attempt >= :most FOR UPDATE OF shard SKIP LOCKED"
+        ),
+        {"most": max_attempts, "working": list(WORKING)},
+    ).all()
+    stuck = []
+    for shard in worn_out:
+        campaign = campaigns.get(connection, shard.campaign_id)
+        opens = shard.kind == ShardKind.REWRAP or (campaign and campaign.kind is Kind.VERIFY)
+        if opens and shard.kind in {ShardKind.REWRAP, ShardKind.VERIFY}:
+            _fail_remaining(connection, shard.id, shard.campaign_id, shard.shard_no)
+        else:
+            stuck.append(shard.campaign_id)
+    return stuck
+
+
+def _fail_remaining(
+    connection: Connection, shard_id: UUID, campaign_id: int, shard_no: int
+) -> None:
+    failed = connection.execute(
+        text(
+            "INSERT INTO outcome (campaign_id, shard_no, blob_id, outcome, reason_code, detail)"
+            " SELECT :campaign, :no, b.blob_id, 'failed', 'attempts_exhausted',"
+            "   'the workers of its shard died or failed again and again'"
+            " FROM (SELECT blob_id FROM inventory WHERE campaign_id = :campaign"
+            "   AND shard_no = :no UNION ALL SELECT blob_id FROM sample"
+            "   WHERE campaign_id = :campaign AND shard_no = :no) b"
+            " WHERE NOT EXISTS (SELECT 1 FROM outcome o"
+            "   WHERE o.campaign_id = :campaign AND o.blob_id = b.blob_id)"
+        ),
+        {"campaign": campaign_id, "no": shard_no},
+    ).rowcount
+    connection.execute(
+        text(
+            "UPDATE shard SET failed = failed + :failed, state = 'done',"
+            " finished_at = clock_timestamp() WHERE id = :id"
+        ),
+        {"id": shard_id, "failed": failed},
+    )

@@ -1,0 +1,106 @@
+"""The states of campaigns and shards, and every step that a campaign may take between them."""
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What a campaign does."""
+
+    INVENTORY = "inventory"  # records which key wraps each blob
+    MIGRATE = "migrate"  # legacy keys to the managed KEK
+    ROTATE = "rotate"  # one managed KEK version to another
+    VERIFY = "verify"  # opens blobs and their content; changes nothing
+
+
+class State(StrEnum):
+    """Where a campaign stands."""
+
+    PLANNED = "planned"  # asked for; the next tick takes it up
+    INVENTORY = "inventory"  # workers list the store and read the sidecars
+    RUNNING = "running"  # workers rewrap
+    VERIFYING = "verifying"  # a fresh scan for stragglers, and the sample is opened
+    PAUSING = "pausing"  # no new shards; those in work are handed back
+    PAUSED = "paused"  # a person resumes
+    BLOCKED = "blocked"  # a KEK or service refuses; one shard at a time tries until it is mended
+    STOPPED = "stopped"  # a proof failed; a person looks and resumes
+    COMPLETE = "complete"  # every blob is where it should be, and a fresh scan found no straggler
+    COMPLETE_WITH_EXCEPTIONS = "complete_with_exceptions"  # done, but some blobs need a person
+    CANCELLING = "cancelling"  # as pausing, for good
+    CANCELLED = "cancelled"  # what was rewrapped stays so
+
+
+_WORK = {State.INVENTORY, State.RUNNING, State.VERIFYING}
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.PLANNED: frozenset({State.INVENTORY, State.PAUSED, State.CANCELLED}),
+    State.INVENTORY: frozenset(
+        {
+            State.RUNNING,  # every sidecar has been read
+            State.VERIFYING,  # a verify campaign opens what was listed
+            State.COMPLETE,  # an inventory is all that was asked for
+            State.BLOCKED,
+            State.STOPPED,
+            State.PAUSING,
+            State.CANCELLING,
+        }
+    ),
+    State.RUNNING: frozenset(
+        {
+            State.VERIFYING,  # every blob has its outcome
+            State.BLOCKED,
+            State.STOPPED,
+            State.PAUSING,
+            State.CANCELLING,
+        }
+    ),
+    State.VERIFYING: frozenset(
+        {
+            State.RUNNING,  # the fresh scan found stragglers
+            State.COMPLETE,
+            State.COMPLETE_WITH_EXCEPTIONS,
+            State.BLOCKED,
+            State.STOPPED,
+            State.PAUSING,
+            State.CANCELLING,
+        }
+    ),
+    # Out of a wait: back to the state that was left.
+    State.BLOCKED: frozenset({*_WORK, State.STOPPED, State.PAUSING, State.CANCELLING}),
+    State.STOPPED: frozenset({*_WORK, State.CANCELLING}),
+    State.PAUSING: frozenset({State.PAUSED, *_WORK, State.CANCELLING}),
+    State.PAUSED: frozenset({State.PLANNED, *_WORK, State.CANCELLING, State.CANCELLED}),
+    State.COMPLETE_WITH_EXCEPTIONS: frozenset({*_WORK}),  # retry
+    State.CANCELLING: frozenset({State.CANCELLED}),
+    State.COMPLETE: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+
+WORKING = frozenset({*_WORK, State.BLOCKED})
+"""States in which a worker may claim a shard. A blocked campaign is probed by one at a time."""
+
+FINISHED = frozenset({State.COMPLETE, State.COMPLETE_WITH_EXCEPTIONS, State.CANCELLED})
+
+OPEN = frozenset(State) - FINISHED
+
+
+def sources_of(target: State) -> list[State]:
+    """Return the states from which a campaign may step to `target`."""
+    return [state for state, targets in TRANSITIONS.items() if target in targets]
+
+
+class ShardKind(StrEnum):
+    """What the task of a shard does."""
+
+    INVENTORY = "inventory"  # one part of the store is listed and its sidecars are read
+    REWRAP = "rewrap"  # the blobs of the shard are brought to the target
+    STRAGGLERS = "stragglers"  # one part of the store is scanned anew for wraps still to move
+    VERIFY = "verify"  # blobs are opened, content and all
+
+
+class ShardState(StrEnum):
+    """Where a shard stands."""
+
+    WAITING = "waiting"  # nobody has it
+    OFFERED = "offered"  # a message is out; until the offer lapses only a claim takes it
+    LEASED = "leased"  # a worker has it, under a lease with a fencing token
+    DONE = "done"

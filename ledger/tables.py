@@ -1,0 +1,175 @@
+"""The schema: the one description that Alembic's migrations are checked against."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+
+from keywrap.rewrapping import Outcome
+from ledger.states import Kind, ShardKind, ShardState, State
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+        "ix": "%(table_name)s_%(column_0_name)s_idx",
+    }
+)
+
+
+def _one_of(column: str, values: type[Kind | State | ShardKind | ShardState | Outcome]) -> str:
+    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
+
+
+def _now() -> Column[object]:
+    return Column(
+        "created_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    )
+
+
+campaign = Table(
+    "campaign",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("kind", Text, CheckConstraint(_one_of("kind", Kind), name="kind"), nullable=False),
+    Column("state", Text, CheckConstraint(_one_of("state", State), name="state"), nullable=False),
+    Column("prefix", Text, nullable=False),
+    Column("target", Text),  # key id of the KEK version to wrap under
+    Column("prove", Text),
+    Column("sample", Float),  # fraction of blobs that the verifying task opens
+    Column("sample_size", Integer),  # or their number, for a verify campaign; null: all
+    Column("reason_code", Text),  # why it waits
+    Column("reason", Text),
+    Column("resume_state", Text),  # where a paused, blocked or stopped campaign goes back to
+    Column("probe_at", DateTime(timezone=True)),  # when a blocked campaign is tried again
+    Column("probe_delay_s", Float, nullable=False, server_default="1"),
+    Column("passes", SmallInteger, nullable=False, server_default="0"),  # fresh scans made
+    Column("requested_by", Text, nullable=False),
+    _now(),
+    Column("started_at", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),
+)
+
+shard = Table(
+    "shard",
+    metadata,
+    # Opaque and not to be guessed: it is all that a message of the broker holds.
+    Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
+    Column("campaign_id", ForeignKey("campaign.id", ondelete="CASCADE"), nullable=False),
+    Column("shard_no", Integer, Identity(always=True), unique=True, nullable=False),
+    Column("kind", Text, CheckConstraint(_one_of("kind", ShardKind), name="kind"), nullable=False),
+    Column("queue", Text, nullable=False),  # the hosts that can open it
+    Column(
+        "state", Text, CheckConstraint(_one_of("state", ShardState), name="state"), nullable=False
+    ),
+    Column("part", Integer, nullable=False, server_default="0"),  # of a scan cut into parts
+    Column("parts", Integer, nullable=False, server_default="1"),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("lapses", Integer, nullable=False, server_default="0"),  # offers that nobody took
+    Column("until", DateTime(timezone=True)),  # of the offer or lease, by the database's clock
+    Column("not_before", DateTime(timezone=True)),
+    Column("owner", Text),
+    Column("total", Integer, nullable=False, server_default="0"),
+    *(Column(o.value, Integer, nullable=False, server_default="0") for o in Outcome),
+    Column("kms_requests", BigInteger, nullable=False, server_default="0"),
+    Column("started_at", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),
+    CheckConstraint(
+        " + ".join(o.value for o in Outcome) + " <= total OR kind <> 'rewrap'", name="balance"
+    ),
+    Index(None, "campaign_id", "state"),
+)
+
+key_version = Table(
+    "key_version",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    UniqueConstraint("key", "version"),
+)
+
+# One partition a campaign: an old campaign is dropped, not deleted row by row.
+inventory = Table(
+    "inventory",
+    metadata,
+    Column("campaign_id", Integer, primary_key=True),
+    Column("blob_id", Text(collation="C"), primary_key=True),
+    Column("shard_no", Integer, nullable=False),  # 0: listed, not handed to any shard
+    Column("key_version_id", Integer),  # null: see problem
+    Column("previous_id", Integer),  # what the `previous` wrap still needs
+    Column("problem", Text),  # why no key could be read
+    Index(None, "campaign_id", "shard_no"),
+    postgresql_partition_by="LIST (campaign_id)",
+)
+
+# Inserted once, in bulk, in the transaction that checks the fence.
+outcome = Table(
+    "outcome",
+    metadata,
+    Column("campaign_id", Integer, primary_key=True),
+    Column("blob_id", Text(collation="C"), primary_key=True),
+    Column("shard_no", Integer, nullable=False),
+    Column(
+        "outcome",
+        Text,
+        CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
+        nullable=False,
+    ),
+    Column("reason_code", Text),
+    Column("detail", Text),
+    postgresql_partition_by="LIST (campaign_id)",
+)
+
+# The blobs that a verify shard opens, where they are a sample and not the shard's own inventory.
+sample = Table(
+    "sample",
+    metadata,
+    Column("campaign_id", ForeignKey("campaign.id", ondelete="CASCADE"), primary_key=True),
+    Column("shard_no", Integer, primary_key=True),
+    Column("blob_id", Text(collation="C"), primary_key=True),
+)
+
+kek_rotation = Table(
+    "kek_rotation",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("from_version", Text, nullable=False),  # current when the rotation was asked for
+    Column("to_version", Text),  # null until the KMS has made it
+    Column("campaign_id", ForeignKey("campaign.id", ondelete="SET NULL")),
+    _now(),
+    Column("finished_at", DateTime(timezone=True)),
+    # One at a time for a KEK, so that a rotation cut off is taken up and never minted twice.
+    Index(
+        "kek_rotation_open_idx", "key", unique=True, postgresql_where=text("finished_at IS NULL")
+    ),
+)
+
+heartbeat = Table(
+    "heartbeat",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False),
+)

@@ -1,0 +1,121 @@
+"""What an operator may ask of a campaign that exists: pause, resume, cancel, retry."""
+
+from sqlalchemy import Connection, text
+
+from keywrap.rewrapping import Outcome
+from ledger import campaigns
+from ledger.campaigns import Campaign, RequestRefusedError
+from ledger.states import Kind, State
+
+
+def pause(connection: Connection, campaign: Campaign) -> State:
+    """Ask a campaign to wait for a person.
+
+    Returns:
+        The state it is in now: `pausing` until the shards in work are handed back.
+
+    Raises:
+        RequestRefusedError: it is finished, or already stopping.
+    """
+    if campaign.state in {State.PAUSING, State.PAUSED}:
+        return campaign.state
+    target = State.PAUSED if campaign.state is State.PLANNED else State.PAUSING
+    return _ask(connection, campaign, target, "paused_by_operator", "an operator paused it")
+
+
+def resume(connection: Connection, campaign: Campaign) -> State:
+    """Ask a paused or stopped campaign to go on.
+
+    Raises:
+        RequestRefusedError: it is neither.
+    """
+    waits = campaign.state in {State.PAUSING, State.PAUSED, State.STOPPED}
+    if not waits or campaign.resume_state is None:
+        raise _refused(campaign, "resume")
+    connection.execute(
+        text("UPDATE shard SET attempt = 0, not_before = NULL WHERE campaign_id = :id"),
+        {"id": campaign.id},
+    )
+    return _ask(connection, campaign, campaign.resume_state)
+
+
+def cancel(connection: Connection, campaign: Campaign) -> State:
+    """Ask a campaign to end for good. What it has rewrapped stays so.
+
+    Raises:
+        RequestRefusedError: it is finished.
+    """
+    if campaign.state in {State.CANCELLING, State.CANCELLED}:
+        return campaign.state
+    idle = campaign.state in {State.PLANNED, State.PAUSED}
+    target = State.CANCELLED if idle else State.CANCELLING
+    return _ask(connection, campaign, target, "cancelled_by_operator", "an operator cancelled it")
+
+
+def retry(connection: Connection, campaign: Campaign, *, quarantined: bool) -> int:
+    """Take up again what failed or met a conflict and, if asked, what is quarantined.
+
+    Returns:
+        How many blobs are pending again.
+
+    Raises:
+        RequestRefusedError: the campaign is not finished with exceptions, or has none of these.
+    """
+    if campaign.state is not State.COMPLETE_WITH_EXCEPTIONS or campaign.kind is Kind.INVENTORY:
+        raise _refused(campaign, "retry")
+    again = [Outcome.FAILED, Outcome.CONFLICT] + [Outcome.QUARANTINED] * quarantined
+    count = reopen(connection, campaign.id, again)
+    if count == 0:
+        raise RequestRefusedError(
+            "nothing_to_retry",
+            f"campaign {campaign.id} has no {' or '.join(again)} blob",
+            f"rewrap blobs {campaign.id} --outcome quarantined",
+        )
+    work = State.VERIFYING if campaign.kind is Kind.VERIFY else State.RUNNING
+    _ask(connection, campaign, work)
+    return count
+
+
+def reopen(connection: Connection, campaign_id: int, outcomes: list[Outcome]) -> int:
+    """Make blobs of these outcomes pending again, in the shards they came from."""
+    sets = ", ".join(f"{o} = 0" for o in outcomes)
+    connection.execute(
+        text(
+            f"UPDATE shard SET {sets}, state = 'waiting', attempt = 0, lapses = 0,"  # noqa: S608
+            " until = NULL, not_before = NULL, finished_at = NULL"
+            f" WHERE campaign_id = :id AND kind IN ('rewrap', 'verify')"
+            f" AND {' + '.join(outcomes)} > 0"
+        ),
+        {"id": campaign_id},
+    )
+    return connection.execute(
+        text("DELETE FROM outcome WHERE campaign_id = :id AND outcome = ANY(:outcomes)"),
+        {"id": campaign_id, "outcomes": outcomes},
+    ).rowcount
+
+
+def _ask(
+    connection: Connection,
+    campaign: Campaign,
+    target: State,
+    reason_code: str | None = None,
+    reason: str | None = None,
+) -> State:
+    if not campaigns.step(
+        connection,
+        campaign.id,
+        target,
+        sources=[campaign.state],
+        reason_code=reason_code,
+        reason=reason,
+    ):
+        raise _refused(campaign, f"go to {target}")
+    return target
+
+
+def _refused(campaign: Campaign, wish: str) -> RequestRefusedError:
+    return RequestRefusedError(
+        "wrong_state",
+        f"campaign {campaign.id} is {campaign.state} and cannot {wish}; nothing was changed",
+        f"rewrap status {campaign.id}",
+    )
