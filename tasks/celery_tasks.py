@@ -1,0 +1,80 @@
+"""The Celery shells: a message is an untrusted wake-up that holds one shard id.
+
+What to do stands in the ledger. A message that is late, repeated, forged or sent to the task of
+another kind finds nothing to claim. Results are counts.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from celery import shared_task
+
+from ledger.states import ShardKind
+from tasks.rewrap import rewrap_shard
+from tasks.runtime import Counts, Progress, Runtime, current
+from tasks.scans import inventory_shard, straggler_shard
+from tasks.verify import verify_shard
+
+Shell = Any  # Celery is not typed
+
+NAMES = {
+    ShardKind.INVENTORY: "rewrap.inventory_shard",
+    ShardKind.REWRAP: "rewrap.rewrap_shard",
+    ShardKind.STRAGGLERS: "rewrap.straggler_shard",
+    ShardKind.VERIFY: "rewrap.verify_shard",
+}
+"""The stable name of the task for each kind of shard."""
+
+_EVENT_EVERY_S = 2.0
+_UUID_CHARS = 36
+
+
+def _run(task: Shell, work: Callable[[Runtime, UUID, Progress], Counts], shard_id: str) -> Counts:
+    return work(current(), _opaque(shard_id), _flower_progress(task))
+
+
+def _opaque(shard_id: object) -> UUID:
+    if not isinstance(shard_id, str) or len(shard_id) != _UUID_CHARS:
+        raise ValueError("a shard id is a UUID")
+    return UUID(shard_id)
+
+
+def _flower_progress(task: Shell) -> Progress:
+    """Show progress in Flower's State and Result columns, at a bounded rate."""
+    told_at = float("-inf")
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at < _EVENT_EVERY_S:
+            return
+        told_at = time.monotonic()
+        percent = 100 * done // total if total else 100
+        task.send_event("task-progress", result=f"{done}/{total} blobs ({percent}%)")
+
+    return tell
+
+
+@shared_task(bind=True, name=NAMES[ShardKind.INVENTORY])
+def inventory(self: Shell, shard_id: str) -> Counts:
+    """List one part of the store and record which key wraps each blob."""
+    return _run(self, inventory_shard, shard_id)
+
+
+@shared_task(bind=True, name=NAMES[ShardKind.REWRAP])
+def rewrap(self: Shell, shard_id: str) -> Counts:
+    """Rewrap the blobs of one shard."""
+    return _run(self, rewrap_shard, shard_id)
+
+
+@shared_task(bind=True, name=NAMES[ShardKind.STRAGGLERS])
+def stragglers(self: Shell, shard_id: str) -> Counts:
+    """Scan one part of the store for blobs still to move."""
+    return _run(self, straggler_shard, shard_id)
+
+
+@shared_task(bind=True, name=NAMES[ShardKind.VERIFY])
+def verify(self: Shell, shard_id: str) -> Counts:
+    """Open the blobs of one shard."""
+    return _run(self, verify_shard, shard_id)

@@ -1,0 +1,35 @@
+"""What an interrupted batch means for its shard and campaign."""
+
+from keywrap.kms import KmsError, ThrottledError
+from keywrap.rewrapping import ProofFailedError
+from keywrap.stores import StoreUnavailableError
+from ledger import campaigns, shards
+from ledger.connection import Connection
+from ledger.shards import Lease
+from ledger.states import State
+
+_SLOW_DOWN_S = 2.0
+
+
+def settle(
+    connection: Connection,
+    lease: Lease,
+    cause: KmsError | StoreUnavailableError | ProofFailedError,
+) -> None:
+    """Hand the shard back and say why the campaign waits.
+
+    A key or service that refuses as a whole blocks the campaign, which goes on by itself when it
+    is mended; a failed proof stops it until a person has looked. Nothing is quarantined by either.
+    """
+    shards.hand_back(connection, lease, _SLOW_DOWN_S if isinstance(cause, ThrottledError) else 0)
+    campaign_id = lease.campaign.id
+    if isinstance(cause, ProofFailedError):
+        campaigns.step(
+            connection,
+            campaign_id,
+            State.STOPPED,
+            reason_code="proof_failed",
+            reason=str(cause),
+        )
+    elif not isinstance(cause, ThrottledError):
+        campaigns.block(connection, campaign_id, cause.reason_code, str(cause))

@@ -1,0 +1,107 @@
+"""Working on a shard under a lease, with a heartbeat beside the work."""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from uuid import UUID
+
+from ledger import shards
+from ledger.connection import LedgerUnavailableError
+from ledger.shards import Lease, LeaseLostError
+from ledger.states import ShardKind
+from tasks.runtime import Counts, Runtime
+
+logger = logging.getLogger(__name__)
+
+_BEATS_A_LEASE = 6  # five may be lost before the lease is
+_FAILED_AGAIN_S = 5.0
+
+
+class HandBackError(Exception):
+    """The work is to stop here; what is not recorded yet is handed back."""
+
+
+class Work:
+    """A claimed shard, while it is being worked on."""
+
+    def __init__(self, runtime: Runtime, lease: Lease) -> None:
+        self.runtime = runtime
+        self.lease = lease
+        self._ended = threading.Event()
+        self._go_on = True
+        self._lost = False
+        self._beats = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+
+    def check(self) -> None:
+        """Ask whether to go on; called between batches.
+
+        Raises:
+            LeaseLostError: another worker may have the shard by now.
+            HandBackError: the campaign is to pause or end, or this process is to stop.
+        """
+        if self._lost:
+            raise LeaseLostError(f"shard {self.lease.shard_no} was taken back")
+        if not self._go_on or self.runtime.stopping():
+            raise HandBackError
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self.runtime.lease_s / _BEATS_A_LEASE):
+            try:
+                with self.runtime.ledger.begin() as connection:
+                    self._go_on = shards.renew(connection, self.lease, self.runtime.lease_s)
+            except LeaseLostError:
+                self._lost = True
+                return
+            except LedgerUnavailableError:
+                continue  # the lease may last until PostgreSQL is back; the fence tells if not
+
+    def start(self) -> None:
+        """Start the heartbeat."""
+        self._beats.start()
+
+    def end(self) -> None:
+        """End the heartbeat."""
+        self._ended.set()
+        self._beats.join()
+
+
+def under_lease(
+    runtime: Runtime, shard_id: UUID, kind: ShardKind, body: Callable[[Work], Counts]
+) -> Counts:
+    """Claim a shard and do its work while a heartbeat keeps the lease.
+
+    The body finishes the shard or hands it back. Where it cannot, because the lease or the ledger
+    is lost, nothing more is written: the lease lapses and another worker goes on. Any other error
+    hands the shard back and counts as one of its attempts.
+
+    Returns:
+        What the body counted; empty where there was nothing to do: a late, repeated or forged
+        message, or work that was handed back.
+    """
+    with runtime.ledger.begin() as connection:
+        lease = shards.claim(connection, shard_id, kind, runtime.owner, runtime.lease_s)
+    if lease is None:
+        return {}
+    work = Work(runtime, lease)
+    work.start()
+    try:
+        return body(work)
+    except LeaseLostError:
+        logger.warning("lease of shard %d lost; its new owner goes on", lease.shard_no)
+    except HandBackError:
+        _hand_back(work)
+    except LedgerUnavailableError:
+        raise
+    except Exception:
+        _hand_back(work, _FAILED_AGAIN_S, failed=True)
+        raise
+    finally:
+        work.end()
+    return {}
+
+
+def _hand_back(work: Work, delay_s: float = 0.0, *, failed: bool = False) -> None:
+    # Where the lease is lost or the ledger away, the shard comes back by itself.
+    with suppress(LeaseLostError), work.runtime.ledger.begin() as connection:
+        shards.hand_back(connection, work.lease, delay_s, failed=failed)

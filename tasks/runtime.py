@@ -1,0 +1,68 @@
+"""What a task needs to run: made once in each worker process, after the fork."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from keywrap.keyring import KeyRing
+from keywrap.reading import SidecarReader
+from ledger.connection import Ledger
+
+Counts = dict[str, int]
+"""What a task returns: counts, never names or keys."""
+
+Progress = Callable[[int, int], None]
+"""Told how many blobs of how many are decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Everything a task may use.
+
+    Attributes:
+        ledger: the ledger.
+        reader: reads sidecars, and names the store and its layout.
+        keys: the KEKs that this installation lists.
+        legacy_content: the content format of blobs whose sidecar does not say.
+        keep_previous: whether the old wrap stays beside the new one.
+        pool: threads for store requests.
+        owner: this process, as leases name it.
+        lease_s: length of a lease in seconds; a worker that dies costs at most this.
+        batch: how many blobs go through the steps at once.
+        stopping: whether this process is to stop soon, so that shards are handed back.
+    """
+
+    ledger: Ledger
+    reader: SidecarReader
+    keys: KeyRing
+    legacy_content: str
+    keep_previous: bool
+    pool: Executor
+    owner: str
+    lease_s: float
+    batch: int
+    stopping: Callable[[], bool]
+
+
+_make: Callable[[], Runtime] | None = None
+_made: Runtime | None = None
+
+
+def install(make: Callable[[], Runtime]) -> None:
+    """Say how a process makes its runtime; called by the composition root before any task."""
+    global _make, _made
+    _make, _made = make, None
+
+
+def current() -> Runtime:
+    """Return this process's runtime, made when it is first needed.
+
+    Raises:
+        RuntimeError: no composition root has installed one.
+    """
+    global _made
+    if _made is None:
+        if _make is None:
+            raise RuntimeError("no runtime is installed: tasks run inside `rewrap worker`")
+        _made = _make()
+    return _made

@@ -1,0 +1,137 @@
+"""Scanning one part of the store: for the inventory, and for stragglers before the end."""
+
+from collections.abc import Iterator
+from itertools import islice
+from uuid import UUID
+
+from keywrap.keys import KeyVersion
+from keywrap.reading import GoneError, QuarantineError, Seen
+from keywrap.rewrapping import Goal, Selection
+from keywrap.scan import scan
+from keywrap.stores import StoreUnavailableError
+from ledger import findings, shards
+from ledger.connection import Connection
+from ledger.findings import UNCUT, Finding
+from ledger.samples import SHARD_BLOBS
+from ledger.states import Kind, ShardKind
+from tasks.interruptions import settle
+from tasks.leases import Work, under_lease
+from tasks.rewrap import goal_of
+from tasks.runtime import Counts, Progress, Runtime
+
+MAX_PASSES = 5
+"""Fresh scans that may find stragglers before they are called conflicts."""
+
+
+def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts:
+    """List one part of the store and record which key wraps each blob.
+
+    One transaction: a worker that dies leaves nothing behind, and its successor starts anew.
+
+    Args:
+        runtime: what the task may use.
+        shard_id: the shard.
+        progress: told how far it is.
+
+    Returns:
+        How many blobs were found; empty where there was nothing to do.
+    """
+
+    def body(work: Work) -> Counts:
+        found = 0
+        try:
+            with runtime.ledger.begin() as connection:
+                for chunk in _look(work):
+                    _record(connection, work, chunk)
+                    found += len(chunk)
+                    progress(found, found)
+                shards.finish(connection, work.lease, total=found)
+        except StoreUnavailableError as error:
+            _block(work, error)
+        return {"scanned": found}
+
+    return under_lease(runtime, shard_id, ShardKind.INVENTORY, body)
+
+
+def _record(connection: Connection, work: Work, chunk: list[Finding]) -> None:
+    campaign = work.lease.campaign
+    shard_no = UNCUT
+    if campaign.kind in {Kind.MIGRATE, Kind.ROTATE}:
+        shard_no = shards.add(connection, campaign.id, ShardKind.REWRAP, total=len(chunk))
+    elif campaign.kind is Kind.VERIFY and campaign.sample_size is None:
+        shard_no = shards.add(connection, campaign.id, ShardKind.VERIFY, total=len(chunk))
+    findings.add(connection, campaign.id, shard_no, chunk)
+
+
+def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts:
+    """Scan one part of the store anew for blobs that are not where the campaign wants them.
+
+    Args:
+        runtime: what the task may use.
+        shard_id: the shard.
+        progress: told how far it is.
+
+    Returns:
+        How many stragglers were taken up; empty where there was nothing to do.
+    """
+
+    def body(work: Work) -> Counts:
+        campaign = work.lease.campaign
+        goal = goal_of(campaign, keep_previous=runtime.keep_previous)
+        seen, taken, late = 0, 0, []
+        try:
+            for chunk in _look(work):
+                seen += len(chunk)
+                late += [finding for finding in chunk if _is_late(finding, goal)]
+                progress(seen, seen)
+            with runtime.ledger.begin() as connection:
+                taken = findings.note_stragglers(
+                    connection, campaign.id, late, last_pass=campaign.passes >= MAX_PASSES
+                )
+                shards.finish(connection, work.lease, total=seen)
+        except StoreUnavailableError as error:
+            _block(work, error)
+        return {"stragglers": taken}
+
+    return under_lease(runtime, shard_id, ShardKind.STRAGGLERS, body)
+
+
+def _is_late(finding: Finding, goal: Goal) -> bool:
+    version = finding.key_version
+    if version is None:
+        return True  # the rewrap says what is wrong with it
+    selected = version.is_legacy == (goal.selection is Selection.LEGACY)
+    return selected and not version.satisfies(goal.target)
+
+
+def _block(work: Work, error: StoreUnavailableError) -> None:
+    with work.runtime.ledger.begin() as connection:
+        settle(connection, work.lease, error)
+
+
+def _look(work: Work) -> Iterator[list[Finding]]:
+    """Yield what stands in the sidecars of this shard's part, a shard's worth at a time."""
+    reader, lease = work.runtime.reader, work.lease
+    listed = scan(reader.store, reader.layout, lease.campaign.prefix, lease.part, lease.parts)
+    blob_ids = (blob.blob_id for blob in listed)
+    while chunk := list(islice(blob_ids, SHARD_BLOBS)):
+        work.check()
+        yield [f for f in work.runtime.pool.map(lambda b: _finding(work, b), chunk) if f]
+
+
+def _finding(work: Work, blob_id: str) -> Finding | None:
+    try:
+        seen = work.runtime.reader.read(blob_id)
+    except QuarantineError as error:
+        return Finding(blob_id, None, problem=error.reason_code)
+    except GoneError:
+        return None
+    except StoreUnavailableError as error:
+        work.runtime.reader.store.check()  # the store as a whole is there: this object is not
+        return Finding(blob_id, None, problem=error.reason_code)
+    return Finding(blob_id, seen.wrapped.key_version, _previous(seen))
+
+
+def _previous(seen: Seen) -> KeyVersion | None:
+    previous = seen.sidecar.previous
+    return previous.key_version if previous else None

@@ -1,0 +1,64 @@
+"""Taking the blobs of one shard through an engine, batch by batch, and recording what came out."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from keywrap.rewrapping import Report, Result
+from ledger import shards
+from tasks.interruptions import settle
+from tasks.leases import HandBackError, Work
+from tasks.runtime import Counts, Progress
+
+_RECORD_EVERY_S = 2.0
+
+
+class Tally:
+    """What a shard has come to, recorded in bulk: every few seconds, and at the end."""
+
+    def __init__(self, work: Work, progress: Progress, *, outcomes: bool = True) -> None:
+        self._work = work
+        self._progress = progress
+        self._outcomes = outcomes
+        self._unrecorded: list[Result] = []
+        self._requests = work.runtime.keys.requests
+        self._recorded_at = time.monotonic()
+        self.counts: Counter[str] = Counter()
+
+    def run(self, blob_ids: Sequence[str], engine: Callable[[Sequence[str]], Report]) -> Counts:
+        """Take blobs through an engine until they are decided, interrupted or handed back."""
+        size = self._work.runtime.batch
+        for start in range(0, len(blob_ids), size):
+            try:
+                self._work.check()
+            except HandBackError:
+                self._record()  # what is done is done: only the rest is handed back
+                raise
+            report = engine(blob_ids[start : start + size])
+            self._take(report.results)
+            if report.interruption is not None:
+                self._record(report)
+                return dict(self.counts)
+            self._progress(min(start + size, len(blob_ids)), len(blob_ids))
+            if time.monotonic() - self._recorded_at > _RECORD_EVERY_S:
+                self._record()
+        self._record(finish=True)
+        return dict(self.counts)
+
+    def _take(self, results: Sequence[Result]) -> None:
+        self._unrecorded.extend(results)
+        self.counts.update(result.outcome.value for result in results)
+
+    def _record(self, interrupted: Report | None = None, *, finish: bool = False) -> None:
+        lease, runtime = self._work.lease, self._work.runtime
+        requests = runtime.keys.requests
+        results = self._unrecorded if self._outcomes else []
+        with runtime.ledger.begin() as connection:
+            shards.record(connection, lease, results, requests - self._requests)
+            if interrupted is not None and interrupted.interruption is not None:
+                settle(connection, lease, interrupted.interruption)
+            elif finish:
+                shards.finish(connection, lease)
+        self._unrecorded = []
+        self._requests = requests
+        self._recorded_at = time.monotonic()

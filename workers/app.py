@@ -1,0 +1,49 @@
+"""The Celery app, and the life of a worker process."""
+
+import logging
+import os
+from multiprocessing.sharedctypes import RawValue
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+
+from tasks import runtime
+from workers.celery_settings import SETTINGS
+from workers.composition import compose
+from workers.settings import load
+
+# Shared with the pool's processes, which are forked later. Raw: a process that is killed while it
+# reads can then leave no lock behind.
+_stopping = RawValue("b", 0)
+
+
+def make_app(broker_url: str) -> Celery:
+    """Make the app.
+
+    Args:
+        broker_url: where the broker is, as kombu takes it.
+    """
+    celery = Celery("rewrap", broker=broker_url, include=["tasks.celery_tasks"])
+    celery.conf.update(SETTINGS)
+    return celery
+
+
+app = make_app(os.environ.get("REWRAP_BROKER_URL", ""))
+
+
+@worker_process_init.connect
+def _begin(**_: Any) -> None:  # noqa: ANN401 - as Celery calls it
+    runtime.install(lambda: compose(load(), lambda: bool(_stopping.value)))
+
+
+@worker_shutting_down.connect
+def _hand_shards_back(**_: Any) -> None:  # noqa: ANN401
+    _stopping.value = 1
+
+
+@setup_logging.connect
+def _log(**_: Any) -> None:  # noqa: ANN401
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s %(message)s"
+    )

@@ -1,0 +1,65 @@
+"""The composition root: the one place where a worker's runtime is put together."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from keywrap.config import ConfigError, layout, open_keys, open_store
+from keywrap.keys import KeyVersion
+from keywrap.reading import SidecarReader
+from ledger.connection import Ledger
+from tasks.runtime import Runtime
+from workers.settings import Settings
+
+
+def reader_of(settings: Settings) -> SidecarReader:
+    """Make the reader of the configured store.
+
+    Raises:
+        ConfigError: the store's URL is of no kind that is known.
+        StoreUnavailableError: the store is not there.
+    """
+    store = settings.keywrap.store
+    default = KeyVersion.parse(store.legacy_default) if store.legacy_default else None
+    return SidecarReader(open_store(settings.keywrap), layout(settings.keywrap), default)
+
+
+def ledger_of(settings: Settings) -> Ledger:
+    """Make the connection to the configured ledger.
+
+    Raises:
+        ConfigError: none is configured.
+    """
+    if not settings.ledger.url:
+        raise ConfigError(
+            "[ledger] url",
+            "no ledger is configured; set it here or in REWRAP_LEDGER_URL",
+            next_command="rewrap up",
+        )
+    return Ledger(settings.ledger.url)
+
+
+def compose(
+    settings: Settings,
+    stopping: Callable[[], bool],
+    environ: Mapping[str, str] = os.environ,
+) -> Runtime:
+    """Make what the tasks of this process use. Call it after the fork, once a process.
+
+    Raises:
+        ConfigError: a setting or secret is missing or wrong.
+        StoreUnavailableError: the store is not there.
+    """
+    return Runtime(
+        ledger=ledger_of(settings),
+        reader=reader_of(settings),
+        keys=open_keys(settings.keywrap, environ),
+        legacy_content=settings.keywrap.store.legacy_content,
+        keep_previous=settings.keywrap.store.keep_previous,
+        pool=ThreadPoolExecutor(settings.workers.threads, thread_name_prefix="store"),
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+        lease_s=settings.workers.lease_s,
+        batch=settings.workers.batch,
+        stopping=stopping,
+    )

@@ -1,0 +1,15 @@
+"""Flower's own configuration file, executed by Flower before it starts.
+
+Flower shows workers and tasks; it may start nothing (`read_only`), since its API can send any
+task with any arguments and knows no roles. Without a sign-in it does not start.
+"""
+
+import os
+
+basic_auth = [os.environ["REWRAP_FLOWER_BASIC_AUTH"]]
+read_only = True
+persistent = False  # its file is a pickle: who can write it runs code in Flower
+max_tasks = 20000
+purge_offline_workers = 60
+auto_refresh = True
+tasks_columns = "name,uuid,state,args,kwargs,result,received,started,runtime,worker"

@@ -1,0 +1,161 @@
+"""The settings of the service: `rewrap.toml`, and the environment over it.
+
+Secrets come from the environment or from files, never from the TOML. No environment variable
+changes a rule of safety: what keys are listed, what is taken for legacy, what is proved.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from keywrap.config import ConfigError, KeywrapConfig
+
+DEFAULT_PATH = "rewrap.toml"
+_STATE_DIR = ".rewrap-state"
+
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+
+
+class Postgres(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the ledger is; empty: the embedded PostgreSQL of `rewrap up`."""
+
+    url: str = ""
+
+
+class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the broker is; empty: the embedded Redis of `rewrap up`."""
+
+    url: str = ""
+
+
+class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a worker works.
+
+    Attributes:
+        processes: processes of one `rewrap worker`; 0 for one a core.
+        threads: threads for store requests in each process.
+        lease_s: length of a lease, in seconds: what a worker that dies costs at most.
+        batch: blobs that go through the steps at once.
+    """
+
+    processes: Annotated[int, Meta(ge=0, le=256)] = 0
+    threads: Annotated[int, Meta(ge=1, le=512)] = 8
+    lease_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+    batch: Annotated[int, Meta(ge=1, le=10_000)] = 500
+
+
+class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the scheduler hands shards out.
+
+    Attributes:
+        tick_s: seconds between two ticks in which nothing happened.
+        window: most shards of a campaign that are offered or in work at once.
+        claim_s: seconds after which an offer that nobody took lapses.
+        max_attempts: how often a shard's worker may die or fail before it is given up.
+        scan_parts: parts that the store is listed in, by as many workers at once.
+    """
+
+    tick_s: Seconds = 0.5
+    window: Annotated[int, Meta(ge=1, le=10_000)] = 8
+    claim_s: Seconds = 10.0
+    max_attempts: Annotated[int, Meta(ge=1, le=1000)] = 10
+    scan_parts: Annotated[int, Meta(ge=1, le=1024)] = 4
+
+
+class Flower(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where Flower listens. Its sign-in comes from `REWRAP_FLOWER_BASIC_AUTH` (user:password)."""
+
+    address: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 5555
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings.
+
+    Attributes:
+        state_dir: where the embedded services keep their data; relative to the TOML's folder.
+    """
+
+    keywrap: KeywrapConfig
+    state_dir: str = _STATE_DIR
+    ledger: Postgres = Postgres()
+    broker: Broker = Broker()
+    workers: Workers = Workers()
+    scheduler: Scheduler = Scheduler()
+    flower: Flower = Flower()
+
+
+_Section = TypeVar("_Section", bound=msgspec.Struct)
+
+
+def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: the TOML file; None for `REWRAP_CONFIG` or `rewrap.toml`.
+        environ: the environment that overrides it.
+
+    Returns:
+        The settings, checked.
+
+    Raises:
+        ConfigError: there is no such file, it is not TOML, or a value in it is wrong.
+    """
+    file = Path(path or environ.get("REWRAP_CONFIG") or DEFAULT_PATH)
+    table = _read(file)
+    state_dir = environ.get("REWRAP_STATE_DIR") or table.pop("state_dir", _STATE_DIR)
+    table.pop("state_dir", None)
+    if not isinstance(state_dir, str):
+        raise ConfigError("state_dir", "expected a path")
+    settings = Settings(
+        keywrap=KeywrapConfig.from_table(
+            {name: table.pop(name) for name in ("store", "keys") if name in table}
+        ),
+        state_dir=str(file.resolve().parent / state_dir),
+        ledger=_section("ledger", Postgres, table, environ),
+        broker=_section("broker", Broker, table, environ),
+        workers=_section("workers", Workers, table, environ),
+        scheduler=_section("scheduler", Scheduler, table, environ),
+        flower=_section("flower", Flower, table, environ),
+    )
+    for name in table:
+        raise ConfigError(f"[{name}]", f"{file} has a section that is not known")
+    return settings
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            str(file), "there is no such configuration", next_command="rewrap init"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(file), f"cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(file), f"is not TOML: {error}") from error
+
+
+def _section(
+    name: str, kind: type[_Section], tables: dict[str, object], environ: Mapping[str, str]
+) -> _Section:
+    table = tables.pop(name, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"[{name}]", "expected a table")
+    overrides = {
+        field.name: environ[variable]
+        for field in msgspec.structs.fields(kind)
+        if (variable := f"REWRAP_{name}_{field.name}".upper()) in environ
+    }
+    try:
+        # Variables are text, so a number in one may be written as text; in the TOML it may not.
+        msgspec.convert(table, kind)
+        return msgspec.convert({**table, **overrides}, kind, strict=False)
+    except msgspec.ValidationError as error:
+        from_environment = f" (with {', '.join(overrides)} from REWRAP_…)" if overrides else ""
+        raise ConfigError(f"[{name}]{from_environment}", str(error)) from None
