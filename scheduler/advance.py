@@ -1,0 +1,121 @@
+"""Advancing a campaign: what the tick does in each state, all of it decided from the ledger."""
+
+from collections.abc import Callable
+
+from keywrap.rewrapping import Prove
+from ledger import campaigns, progress, samples, shards
+from ledger.campaigns import Campaign
+from ledger.connection import Connection
+from ledger.progress import Progress
+from ledger.states import Kind, ShardKind, ShardState, State
+
+_IN_WORK = (ShardState.OFFERED, ShardState.LEASED)
+
+
+def advance(connection: Connection, campaign: Campaign, scan_parts: int) -> bool:
+    """Take a campaign one step further, if it is ready for one.
+
+    Args:
+        connection: the transaction.
+        campaign: the campaign.
+        scan_parts: how many parts the store is scanned in.
+
+    Returns:
+        Whether it stepped.
+    """
+    step = _STEPS.get(campaign.state)
+    if step is None:
+        return False
+    done = progress.read(connection, campaign.id, campaign.kind)
+    return step(connection, campaign, done, scan_parts)
+
+
+def _plan(connection: Connection, campaign: Campaign, _done: Progress, scan_parts: int) -> bool:
+    _add_scan(connection, campaign, ShardKind.INVENTORY, scan_parts)
+    return campaigns.step(connection, campaign.id, State.INVENTORY)
+
+
+def _add_scan(connection: Connection, campaign: Campaign, kind: ShardKind, scan_parts: int) -> None:
+    for part in range(scan_parts):
+        shards.add(connection, campaign.id, kind, part=part, parts=scan_parts)
+
+
+def _inventory(
+    connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int
+) -> bool:
+    if not _all_done(done, ShardKind.INVENTORY):
+        return False
+    if campaign.kind is Kind.INVENTORY:
+        return campaigns.step(connection, campaign.id, State.COMPLETE)
+    if campaign.kind is Kind.VERIFY:
+        if campaign.sample_size is not None:
+            samples.cut(connection, campaign)
+        return campaigns.step(connection, campaign.id, State.VERIFYING)
+    return campaigns.step(connection, campaign.id, State.RUNNING)
+
+
+def _running(connection: Connection, campaign: Campaign, done: Progress, scan_parts: int) -> bool:
+    if not _all_done(done, ShardKind.REWRAP):
+        return False
+    _add_scan(connection, campaign, ShardKind.STRAGGLERS, scan_parts)
+    campaigns.count_pass(connection, campaign.id)
+    if campaign.prove is Prove.SAMPLE:
+        samples.cut(connection, campaign)
+    return campaigns.step(connection, campaign.id, State.VERIFYING)
+
+
+def _verifying(
+    connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int
+) -> bool:
+    if not (_all_done(done, ShardKind.STRAGGLERS) and _all_done(done, ShardKind.VERIFY)):
+        return False
+    if not _all_done(done, ShardKind.REWRAP):
+        return campaigns.step(connection, campaign.id, State.RUNNING)  # stragglers were found
+    if done.pending:
+        # Never to be met: it says so rather than call a campaign done that is not.
+        return campaigns.step(
+            connection,
+            campaign.id,
+            State.STOPPED,
+            reason_code="counts_do_not_balance",
+            reason=f"{done.scanned} blobs were scanned and {done.decided} have an outcome",
+        )
+    end = State.COMPLETE_WITH_EXCEPTIONS if done.exceptions else State.COMPLETE
+    return campaigns.step(connection, campaign.id, end)
+
+
+def _pausing(connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int) -> bool:
+    return _come_to_rest(connection, campaign, done, State.PAUSED)
+
+
+def _cancelling(
+    connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int
+) -> bool:
+    return _come_to_rest(connection, campaign, done, State.CANCELLED)
+
+
+def _come_to_rest(connection: Connection, campaign: Campaign, done: Progress, end: State) -> bool:
+    shards.withdraw_offers(connection, campaign.id)
+    if any(n for (_, state), n in done.shards.items() if state in _IN_WORK):
+        return False  # workers see it between two batches and hand their shards back
+    return campaigns.step(
+        connection,
+        campaign.id,
+        end,
+        reason_code=campaign.reason_code,
+        reason=campaign.reason,
+    )
+
+
+def _all_done(done: Progress, kind: ShardKind) -> bool:
+    return done.count(kind) == done.count(kind, ShardState.DONE)
+
+
+_STEPS: dict[State, Callable[[Connection, Campaign, Progress, int], bool]] = {
+    State.PLANNED: _plan,
+    State.INVENTORY: _inventory,
+    State.RUNNING: _running,
+    State.VERIFYING: _verifying,
+    State.PAUSING: _pausing,
+    State.CANCELLING: _cancelling,
+}

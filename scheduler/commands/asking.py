@@ -1,0 +1,75 @@
+"""`rewrap pause`, `resume`, `cancel` and `retry`: asking something of an open campaign."""
+
+import click
+
+from ledger import campaigns, wishes
+from ledger.campaigns import Campaign
+from ledger.connection import Connection
+from scheduler.desk import USAGE, Desk, DeskError
+
+_campaign = click.argument("campaign", type=int)
+
+
+def _asked(connection: Connection, campaign_id: int) -> Campaign:
+    campaign = campaigns.get(connection, campaign_id)
+    if campaign is None:
+        raise DeskError(
+            f"there is no campaign {campaign_id}; nothing was changed",
+            exit_code=USAGE,
+            reason_code="no_such_campaign",
+            next_command="rewrap status",
+        )
+    return campaign
+
+
+@click.command()
+@_campaign
+@click.pass_obj
+def pause(desk: Desk, campaign: int) -> None:
+    """Make a campaign wait: workers hand their shards back between two batches.
+
+    Example: rewrap pause 3
+    """
+    with desk.ledger.begin() as connection:
+        state = wishes.pause(connection, _asked(connection, campaign))
+    click.echo(f"campaign {campaign} is {state}\nnext: rewrap resume {campaign}")
+
+
+@click.command()
+@_campaign
+@click.pass_obj
+def resume(desk: Desk, campaign: int) -> None:
+    """Let a paused or stopped campaign go on.
+
+    Example: rewrap resume 3
+    """
+    with desk.ledger.begin() as connection:
+        state = wishes.resume(connection, _asked(connection, campaign))
+    click.echo(f"campaign {campaign} is {state}\nnext: rewrap status {campaign} --watch")
+
+
+@click.command()
+@_campaign
+@click.pass_obj
+def cancel(desk: Desk, campaign: int) -> None:
+    """End a campaign for good. What it has rewrapped stays so; every blob still opens.
+
+    Example: rewrap cancel 3
+    """
+    with desk.ledger.begin() as connection:
+        state = wishes.cancel(connection, _asked(connection, campaign))
+    click.echo(f"campaign {campaign} is {state}\nnext: rewrap status {campaign}")
+
+
+@click.command()
+@_campaign
+@click.option("--quarantined", is_flag=True, help="Take up the quarantined blobs as well.")
+@click.pass_obj
+def retry(desk: Desk, campaign: int, *, quarantined: bool) -> None:
+    """Take up again what failed or met a conflict.
+
+    Example: rewrap retry 3 --quarantined
+    """
+    with desk.ledger.begin() as connection:
+        count = wishes.retry(connection, _asked(connection, campaign), quarantined=quarantined)
+    click.echo(f"{count} blobs are pending again\nnext: rewrap status {campaign} --watch")

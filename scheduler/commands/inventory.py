@@ -1,0 +1,98 @@
+"""`rewrap inventory`: which key wraps each blob."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ledger import campaigns, findings
+from ledger.campaigns import Request
+from ledger.findings import Finding
+from ledger.states import Kind
+from scheduler import showing
+from scheduler.commands.reading import as_json, status_of
+from scheduler.commands.starting import outcome_of, prefix
+from scheduler.desk import Desk, operator
+
+_FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem")
+
+
+@click.command()
+@prefix
+@click.option(
+    "--export",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="F",
+    help="Write the list of blobs to a file that ends in .csv or .jsonl.",
+)
+@as_json
+@click.pass_obj
+def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) -> int:
+    """Scan the store and count who wraps what, by provider, key and version.
+
+    Reads sidecars only; opens no key and changes nothing.
+
+    Example: rewrap inventory --export blobs.csv
+    """
+    if export and export.suffix not in {".csv", ".jsonl"}:
+        raise click.UsageError("--export wants a file that ends in .csv or .jsonl")
+    with desk.ledger.begin() as connection:
+        campaign_id = campaigns.request(
+            connection, Request(Kind.INVENTORY, operator(), prefix=prefix)
+        )
+    show = showing.silently if as_json else showing.until_finished
+    end = show(lambda: status_of(desk, campaign_id))
+    with desk.ledger.begin() as connection:
+        lines = findings.census(connection, campaign_id)
+        if export:
+            count = write(export, findings.listing(connection, campaign_id))
+    if as_json:
+        showing.document(
+            {"campaign": campaign_id, "scanned": end.progress.scanned}
+            | {"by_key": [asdict(line) for line in lines]}
+        )
+        return outcome_of(end)
+    showing.census(lines)
+    if export:
+        click.echo(f"{count:,} blobs written to {export}")
+    click.echo("next: rewrap start migrate")
+    return outcome_of(end)
+
+
+def write(file: Path, found: Iterator[Finding]) -> int:
+    """Write an inventory as CSV or JSON lines, by the file's ending.
+
+    Args:
+        file: where to; replaced if it is there.
+        found: the inventory.
+
+    Returns:
+        How many blobs were written.
+    """
+    count = 0
+    with file.open("w", encoding="utf-8", newline="") as output:
+        table = csv.DictWriter(output, _FIELDS) if file.suffix == ".csv" else None
+        if table:
+            table.writeheader()
+        for finding in found:
+            count += 1
+            row = _row(finding)
+            if table:
+                table.writerow(row)
+            else:
+                output.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
+
+
+def _row(finding: Finding) -> dict[str, str]:
+    version = finding.key_version
+    return {
+        "blob_id": finding.blob_id,
+        "provider": version.provider if version else "",
+        "key_id": str(version or ""),
+        "previous_key_id": str(finding.previous or ""),
+        "problem": finding.problem or "",
+    }

@@ -1,0 +1,86 @@
+"""`rewrap status` and `rewrap blobs`: what stands in the ledger."""
+
+from dataclasses import asdict
+
+import click
+
+from keywrap.rewrapping import Outcome
+from ledger import campaigns, progress
+from scheduler import showing
+from scheduler.desk import Desk
+from scheduler.status import Status
+from scheduler.status import read as read_status
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+"""`--json`, the same on every reading command."""
+
+
+def status_of(desk: Desk, campaign_id: int) -> Status:
+    """Read the status of a campaign.
+
+    Raises:
+        DeskError: there is none of that id, or the ledger does not answer.
+    """
+    found = read_status(
+        desk.ledger, campaign_id, keeps_previous=desk.settings.keywrap.store.keep_previous
+    )
+    if found is None:
+        desk.campaign(campaign_id)  # raises
+        raise AssertionError
+    return found
+
+
+@click.command()
+@click.argument("campaign", type=int, required=False)
+@click.option("--watch", is_flag=True, help="Follow it until it is finished.")
+@as_json
+@click.pass_obj
+def status(desk: Desk, campaign: int | None, *, watch: bool, as_json: bool) -> None:
+    """Show a campaign: its state, why it waits, counts, rate and failures by reason.
+
+    Without CAMPAIGN, list the newest campaigns.
+
+    Example: rewrap status 3 --watch
+    """
+    if campaign is None:
+        _list(desk, as_json=as_json)
+        return
+    if watch and not as_json:
+        showing.until_finished(lambda: status_of(desk, campaign))
+    now = status_of(desk, campaign)
+    if as_json:
+        showing.document(now.document())
+    else:
+        showing.status(now)
+
+
+def _list(desk: Desk, *, as_json: bool) -> None:
+    with desk.ledger.begin() as connection:
+        found = campaigns.recent(connection)
+    if as_json:
+        showing.document([status_of(desk, c.id).document() for c in found])
+    elif found:
+        showing.campaign_list(found)
+    else:
+        click.echo("no campaigns yet\nnext: rewrap inventory")
+
+
+@click.command()
+@click.argument("campaign", type=int)
+@click.option("--outcome", type=click.Choice([o.value for o in Outcome]), help="Only these.")
+@as_json
+@click.pass_obj
+def blobs(desk: Desk, campaign: int, outcome: str | None, *, as_json: bool) -> None:
+    """List the blobs of a campaign and what happened to each, with the reason.
+
+    Example: rewrap blobs 3 --outcome quarantined
+    """
+    desk.campaign(campaign)
+    with desk.ledger.begin() as connection:
+        found = progress.blobs(connection, campaign, Outcome(outcome) if outcome else None)
+        if as_json:
+            showing.rows_as_json(asdict(blob) for blob in found)
+            return
+        for blob in found:
+            why = f"  {blob.reason_code}: {showing.plain(blob.detail)}" if blob.reason_code else ""
+            click.echo(f"{blob.outcome:<12}{showing.plain(blob.blob_id)}  {blob.key_id}{why}")

@@ -1,0 +1,73 @@
+"""`rewrap init`: a first configuration."""
+
+from pathlib import Path
+
+import click
+
+from scheduler.desk import REFUSED, Desk, DeskError
+from workers.settings import DEFAULT_PATH
+
+TEMPLATE = """\
+# The configuration of rewrap. Secrets are never written here: they come from the environment or
+# from files. Any value of [ledger], [broker], [workers], [scheduler] and [flower] may be
+# overridden by REWRAP_<SECTION>_<NAME>, such as REWRAP_LEDGER_URL.
+
+[store]
+url = "file:///srv/blobs"            # where the blobs lie
+blob_suffix = ".blob"                # blob id + this = its content
+sidecar_suffix = ".blob.meta"        # blob id + this = its sidecar
+# The key of blobs whose sidecar names none, or is missing. Without it they are quarantined.
+# legacy_default = "env:BLOB_KEY"
+legacy_content = "gcm-v1"            # how blobs are encrypted whose sidecar does not say:
+                                     # gcm-v1 (one AES-GCM message) or records-v1
+keep_previous = true                 # the old wrap stays beside the new one until it is sealed
+
+[keys]
+primary = "hcvault://transit/blob-kek"   # the KEK that new wraps use
+
+# A legacy key, read from the environment variable of this name.
+[keys.env.BLOB_KEY]
+encoding = "hex"                     # hex, base64, base64url or raw; never guessed
+scheme = "aes-gcm"                   # aes-gcm: it wraps data keys; direct: it is the data key
+
+# A Transit key of OpenBao or Vault; made with: bao write -f transit/keys/blob-kek derived=true
+[keys.vault."transit/blob-kek"]
+address = "http://127.0.0.1:8200"
+token_env = "BAO_TOKEN"              # or token_file, which is read again when it is refused
+
+# Without these two, `rewrap up` brings a PostgreSQL and a Redis of its own.
+# [ledger]
+# url = "postgresql://rewrap@db/rewrap"      # a password: in REWRAP_LEDGER_URL
+# [broker]
+# url = "redis://valkey:6379/0"
+
+# [workers]
+# processes = 1                      # processes of one `rewrap worker`
+# threads = 8                        # threads for store requests in each
+# lease_s = 30                       # what a worker that dies costs at most
+
+# [flower]
+# address = "127.0.0.1"
+# port = 5555
+"""
+
+
+@click.command()
+@click.pass_obj
+def init(desk: Desk) -> None:
+    """Write a commented configuration to start from. Never overwrites one.
+
+    Example: rewrap init
+    """
+    file = Path(desk.config or DEFAULT_PATH)
+    try:
+        with file.open("x", encoding="utf-8") as output:
+            output.write(TEMPLATE)
+    except FileExistsError:
+        raise DeskError(
+            f"{file} is there already and was left as it is",
+            exit_code=REFUSED,
+            reason_code="already_there",
+            next_command=f"edit {file}, then: rewrap up",
+        ) from None
+    click.echo(f"wrote {file}\nnext: edit it, set the secrets it names, then: rewrap up")

@@ -1,0 +1,105 @@
+"""The tick: takes back what lapsed, advances every campaign, and hands shards out.
+
+Any number of schedulers may run: an advisory lock of PostgreSQL lets one tick at a time. All is
+decided from the ledger. The broker gets hints after the commit, so wiping it loses no work.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from ledger import campaigns, progress, rotations, shards
+from ledger.campaigns import Campaign
+from ledger.connection import Connection, Ledger
+from ledger.shards import Offer
+from ledger.states import State
+from scheduler.advance import advance
+from workers.settings import Scheduler
+
+logger = logging.getLogger(__name__)
+
+TICK_LOCK = 0x7277_0003
+HEARTBEAT = "scheduler"
+
+_OFFERS_IN = {State.INVENTORY, State.RUNNING, State.VERIFYING}
+
+Send = Callable[[Offer], None]
+"""Sends the message of one offer. Raises `BrokerUnavailableError` where it cannot."""
+
+
+class BrokerUnavailableError(Exception):
+    """The broker does not take messages. Offers lapse and are made again."""
+
+
+class Dispatcher:
+    """Ticks.
+
+    Args:
+        ledger: the ledger.
+        settings: how to hand shards out.
+        send: sends the message of one offer.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Scheduler, send: Send) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._send = send
+        self._broker_is_away = False
+
+    def tick(self) -> bool:
+        """Do all that is due now.
+
+        Returns:
+            Whether a campaign stepped or shards went out, so that another tick is worth while.
+
+        Raises:
+            LedgerUnavailableError: PostgreSQL does not answer; the next tick goes on.
+        """
+        with self._ledger.exclusively(TICK_LOCK) as ours:
+            return self._tick() if ours else False
+
+    def _tick(self) -> bool:
+        with self._ledger.begin() as connection:
+            progress.beat(connection, HEARTBEAT)
+            shards.take_back(connection)
+            for campaign_id in shards.give_up(connection, self._settings.max_attempts):
+                campaigns.step(
+                    connection,
+                    campaign_id,
+                    State.STOPPED,
+                    reason_code="scan_keeps_failing",
+                    reason="the workers of a scan died or failed again and again; see their log",
+                )
+            rotations.close_finished(connection)
+            opened = campaigns.open_campaigns(connection)
+        stepped, offers = False, []
+        for campaign in opened:
+            with self._ledger.begin() as connection:  # one campaign's trouble is not another's
+                stepped |= advance(connection, campaign, self._settings.scan_parts)
+            with self._ledger.begin() as connection:
+                offers += self._offer(connection, campaign)
+        self._publish(offers)
+        return stepped or bool(offers)
+
+    def _offer(self, connection: Connection, campaign: Campaign) -> list[Offer]:
+        now = campaigns.get(connection, campaign.id)
+        if now is None:
+            return []
+        window = self._settings.window if now.state in _OFFERS_IN else 0
+        if now.state is State.BLOCKED and campaigns.probe_due(connection, now.id):
+            window = 1  # one shard tries; its progress unblocks the campaign
+        if window == 0:
+            return []
+        return shards.offer(connection, now.id, window, self._settings.claim_s)
+
+    def _publish(self, offers: Sequence[Offer]) -> None:
+        try:
+            for offer in offers:
+                self._send(offer)
+        except BrokerUnavailableError as error:
+            if not self._broker_is_away:
+                logger.warning("broker: %s; offers lapse and are made again", error)
+            self._broker_is_away = True
+        else:
+            if offers and self._broker_is_away:
+                logger.info("broker: back")
+                self._broker_is_away = False

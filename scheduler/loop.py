@@ -1,0 +1,76 @@
+"""The scheduler's process: ticks until it is told to stop."""
+
+import logging
+import signal
+import threading
+from types import FrameType
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from ledger import schema
+from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
+from ledger.shards import Offer
+from scheduler.dispatch import BrokerUnavailableError, Dispatcher, Send
+from tasks.celery_tasks import NAMES
+from workers.app import make_app
+from workers.composition import ledger_of
+from workers.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_AGAIN_S = 2.0
+
+
+def sender(app: Celery, expires_s: float) -> Send:
+    """Make what sends the messages of offers.
+
+    Args:
+        app: the Celery app.
+        expires_s: seconds after which a message that nobody took is worthless.
+    """
+
+    def send(offer: Offer) -> None:
+        try:
+            app.send_task(
+                NAMES[offer.kind],
+                args=(str(offer.shard_id),),
+                queue=offer.queue,
+                expires=expires_s,
+                argsrepr=f"campaign {offer.campaign_id} shard {offer.shard_no}",
+            )
+        except (OperationalError, OSError) as error:
+            raise BrokerUnavailableError(str(error)) from error
+
+    return send
+
+
+def run(settings: Settings) -> None:
+    """Apply the migrations that are missing, then tick until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: no ledger is configured.
+        LedgerUnavailableError: PostgreSQL does not answer at the start.
+    """
+    stop = threading.Event()
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    ledger = ledger_of(settings)
+    schema.upgrade(ledger)
+    app = make_app(settings.broker.url)
+    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app, settings.scheduler.claim_s))
+    logger.info("scheduler ready")
+    while not stop.is_set():
+        pause_s = settings.scheduler.tick_s
+        try:
+            if dispatcher.tick():
+                pause_s = settings.scheduler.tick_s / 5  # something moved: look again soon
+        except (LedgerUnavailableError, LedgerNotReadyError) as error:
+            logger.warning("ledger: %s; trying again", error)
+            pause_s = _AGAIN_S
+        stop.wait(pause_s)
+    ledger.close()

@@ -1,0 +1,136 @@
+"""One node: what `rewrap up` starts, and with which environment."""
+
+import fcntl
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from embedded.places import free_port, port_is_free
+from embedded.postgres import Postgres
+from embedded.redis import Redis
+from scheduler.desk import DATABASE, REFUSED, DeskError
+from scheduler.supervisor import Server, Service
+from workers.settings import Settings
+
+_ROOT = Path(__file__).parent.parent
+_OPERATOR = "operator"
+
+
+class Node:
+    """The processes of one node, and the embedded servers where none is configured.
+
+    Args:
+        config: the path of the configuration.
+        settings: what it says.
+        workers: how many worker processes to start.
+
+    Raises:
+        DeskError: another `rewrap up` runs in the same state directory.
+        EmbeddedError: an embedded server does not start.
+    """
+
+    def __init__(self, config: str, settings: Settings, workers: int) -> None:
+        self._state = Path(settings.state_dir)
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = self._lock_state()
+        self.servers: list[Server] = []
+        self._owned: list[Postgres | Redis] = []  # whoever started them first may stop them
+        ledger, broker = settings.ledger, settings.broker
+        if not ledger.url:
+            postgres = self._start_postgres()
+            ledger = msgspec.structs.replace(ledger, url=postgres.url_of(DATABASE))
+            self._owned.append(postgres)
+            self.servers.append(self._start_postgres)
+        if not broker.url:
+            redis = self._start_redis()
+            broker = msgspec.structs.replace(broker, url=redis.url)
+            self._owned.append(redis)
+            self.servers.append(self._start_redis)
+        flower = settings.flower
+        if not port_is_free(flower.port):
+            flower = msgspec.structs.replace(flower, port=free_port())
+        self.settings = msgspec.structs.replace(
+            settings, ledger=ledger, broker=broker, flower=flower
+        )
+        self.sign_in = os.environ.get("REWRAP_FLOWER_BASIC_AUTH") or self._sign_in()
+        self._config = str(Path(config).resolve())
+        self._workers = workers
+
+    def _lock_state(self) -> int:
+        lock = os.open(self._state / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DeskError(
+                f"another `rewrap up` runs in {self._state}; nothing was started",
+                exit_code=REFUSED,
+                reason_code="already_up",
+                next_command="rewrap status",
+            ) from None
+        return lock
+
+    def _start_postgres(self) -> Postgres:
+        return Postgres.start(self._state / "postgres", supervised=True)
+
+    def _start_redis(self) -> Redis:
+        return Redis.start(self._state / "redis", supervised=True)
+
+    def _sign_in(self) -> str:
+        file = self._state / "flower-sign-in"
+        if not file.exists():
+            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="ascii") as output:
+                output.write(f"{_OPERATOR}:{secrets.token_urlsafe(18)}")
+        return file.read_text(encoding="ascii")
+
+    @property
+    def sign_in_file(self) -> Path:
+        """Where Flower's sign-in stands, if it was made here."""
+        return self._state / "flower-sign-in"
+
+    def services(self) -> list[Service]:
+        """Return the processes to keep alive, in the order in which they start and end."""
+        logs = self._state / "logs"
+        logs.mkdir(mode=0o700, exist_ok=True)
+        everything = self._environment(os.environ)
+        # Only workers open wraps: nobody else gets the keys.
+        keyless = without_secrets(everything, self.settings)
+        flower = keyless | {"REWRAP_FLOWER_BASIC_AUTH": self.sign_in}
+
+        def service(name: str, command: str, environment: Mapping[str, str]) -> Service:
+            argv = [sys.executable, "-m", "scheduler", *command.split()]
+            return Service(name, argv, environment, logs / f"{name}.log")
+
+        workers = [
+            service(f"worker-{n}", f"worker --name worker-{n}", everything)
+            for n in range(1, self._workers + 1)
+        ]
+        scheduler = service("scheduler", "scheduler", keyless)
+        return [scheduler, *workers, service("flower", "flower", flower)]
+
+    def _environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        return {
+            **base,
+            "PYTHONPATH": str(_ROOT),
+            "REWRAP_CONFIG": self._config,
+            "REWRAP_LEDGER_URL": self.settings.ledger.url,
+            "REWRAP_BROKER_URL": self.settings.broker.url,
+            "REWRAP_FLOWER_PORT": str(self.settings.flower.port),
+        }
+
+    def stop_servers(self) -> None:
+        """Stop the embedded servers that this node started."""
+        for server in reversed(self._owned):
+            server.stop()
+
+
+def without_secrets(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
+    """Return an environment without the variables that hold keys and tokens."""
+    keys = settings.keywrap.keys
+    secret = {table.variable or name for name, table in keys.env.items()}
+    secret |= {table.token_env for table in keys.vault.values() if table.token_env}
+    return {name: value for name, value in environment.items() if name not in secret}

@@ -1,0 +1,193 @@
+"""How campaigns look on a terminal, and as plain lines where there is none."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from keywrap.rewrapping import Outcome
+from ledger.campaigns import Campaign
+from ledger.findings import CensusLine
+from ledger.states import Kind, State
+from scheduler.status import Status
+
+_POLL_S = 0.5
+_PLAIN_EVERY_S = 5.0
+
+
+def document(value: object) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def plain(text: str) -> str:
+    """Return text whose control characters are escaped, so that an id cannot forge a line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def status(status: Status) -> None:
+    """Print one campaign: state, counts, failures by reason, and what to type next."""
+    Console().print(_panel(status))
+
+
+def _panel(status: Status) -> Table:
+    campaign, done = status.campaign, status.progress
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    target = f" → {campaign.target}" if campaign.target else ""
+    table.add_row("campaign", Text(f"{campaign.id}  {campaign.kind}{target}"))
+    table.add_row("state", Text(_state(status)))
+    scope = f"prefix {plain(campaign.prefix)!r}" if campaign.prefix else "the whole store"
+    proof = f", prove {campaign.prove}" if campaign.prove else ""
+    table.add_row("scope", Text(f"{scope}{proof}"))
+    counts = ", ".join(f"{done.counts[o]:,} {o}" for o in Outcome if done.counts[o])
+    pending = "" if campaign.kind is Kind.INVENTORY else f" · {done.pending:,} pending"
+    table.add_row("blobs", Text(f"{done.scanned:,} scanned{pending} · {counts or 'none decided'}"))
+    if done.rate_per_s:
+        eta = f" · ETA {status.eta_s:,.0f} s" if status.eta_s else ""
+        table.add_row("rate", Text(f"{done.rate_per_s:,.0f}/s{eta}"))
+    if done.verified and campaign.kind is not Kind.VERIFY:
+        table.add_row("proof", Text(f"{done.verified:,} sampled blobs opened, content and all"))
+    for (outcome, code), blobs in status.failures.items():
+        table.add_row(outcome, Text(f"{blobs:,} of {code}"))
+    if status.wait.next_command:
+        table.add_row("next", Text(status.wait.next_command))
+    return table
+
+
+def _state(status: Status) -> str:
+    reason = f": {plain(status.wait.reason)}" if status.wait.reason else ""
+    return f"{status.campaign.state}{reason}"
+
+
+def campaign_list(found: Iterable[Campaign]) -> None:
+    """Print campaigns, the newest first."""
+    table = Table(box=None)
+    for heading in ("id", "kind", "state", "target", "asked by", "asked at"):
+        table.add_column(heading, overflow="fold")
+    for c in found:
+        asked_at = c.created_at.isoformat(timespec="seconds")
+        target = str(c.target or "")
+        table.add_row(*map(Text, (str(c.id), c.kind, c.state, target, c.requested_by, asked_at)))
+    Console().print(table)
+
+
+def census(lines: Iterable[CensusLine]) -> None:
+    """Print who wraps what."""
+    table = Table(box=None)
+    for heading in ("provider", "key", "version", "problem"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("blobs", justify="right")
+    table.add_column("previous", justify="right")
+    for x in lines:
+        blobs, previous = f"{x.blobs:,}", f"{x.previous:,}"
+        table.add_row(*map(Text, (x.provider, x.key, x.version, x.problem, blobs, previous)))
+    Console().print(table)
+
+
+def until_finished(read: Callable[[], Status]) -> Status:
+    """Show a campaign's progress until it is finished, or only a person can take it further.
+
+    Args:
+        read: reads its status.
+
+    Returns:
+        The last status read.
+    """
+    console = Console()
+    return (_live if console.is_terminal else _plain_lines)(console, read)
+
+
+def _is_over(status: Status) -> bool:
+    return status.campaign.is_finished or status.campaign.state in {State.PAUSED, State.STOPPED}
+
+
+def _live(console: Console, read: Callable[[], Status]) -> Status:
+    bars, task = _bars(console)
+    with Live(bars, console=console, refresh_per_second=4):
+        while True:
+            now = read()
+            _move(bars, task, now)
+            if _is_over(now):
+                return now
+            time.sleep(_POLL_S)
+
+
+def _bars(console: Console) -> tuple[Progress, TaskID]:
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        console=console,
+        expand=True,
+    )
+    return bars, bars.add_task("planned", total=None, note="")
+
+
+def _move(bars: Progress, task: TaskID, now: Status) -> None:
+    done = now.progress
+    completed = done.scanned if now.campaign.kind is Kind.INVENTORY else done.decided
+    note = f"{done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
+    note += f" · {now.wait.reason_code}" if now.wait.reason_code else ""
+    bars.update(
+        task,
+        description=f"{now.campaign.kind} {now.campaign.id} {now.campaign.state}",
+        total=done.scanned or None,
+        completed=completed,
+        note=note,
+    )
+
+
+def _plain_lines(console: Console, read: Callable[[], Status]) -> Status:
+    said, said_at = "", float("-inf")
+    while True:
+        now = read()
+        over = _is_over(now)
+        key = f"{now.campaign.state}{now.wait.reason_code}"
+        if key != said or over or time.monotonic() - said_at > _PLAIN_EVERY_S:
+            said, said_at = key, time.monotonic()
+            console.print(Text(_line(now)))
+        if over:
+            return now
+        time.sleep(_POLL_S)
+
+
+def _line(now: Status) -> str:
+    done = now.progress
+    rate = f", {done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
+    return (
+        f"{now.campaign.kind} {now.campaign.id}: {_state(now)} - "
+        f"{done.decided:,} of {done.scanned:,}{rate}"
+    )
+
+
+def rows_as_json(rows: Iterable[dict[str, Any]]) -> None:
+    """Print a JSON array, row by row, so that a million of them need no memory."""
+    click.echo("[", nl=False)
+    for number, row in enumerate(rows):
+        click.echo(("," if number else "") + "\n" + json.dumps(row, ensure_ascii=False), nl=False)
+    click.echo("\n]")
+
+
+def silently(read: Callable[[], Status]) -> Status:
+    """Wait for a campaign's end without a word; return the last status read."""
+    while not _is_over(now := read()):
+        time.sleep(_POLL_S)
+    return now

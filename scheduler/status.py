@@ -1,0 +1,86 @@
+"""The status document: what `rewrap status --json` prints, and what is drawn from it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from keywrap.rewrapping import Outcome
+from ledger import campaigns, progress
+from ledger.campaigns import Campaign
+from ledger.connection import Ledger
+from ledger.progress import Progress
+from ledger.states import Kind
+from scheduler.waits import Wait, why
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A campaign, how far it is, and why it waits."""
+
+    campaign: Campaign
+    progress: Progress
+    wait: Wait
+    failures: dict[tuple[str, str], int]
+    keeps_previous: bool
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the last blob is decided at the rate so far; None where unknown."""
+        rate = self.progress.rate_per_s
+        if self.campaign.is_finished or not rate or self.campaign.kind is Kind.INVENTORY:
+            return None
+        return self.progress.pending / rate
+
+    def document(self) -> dict[str, Any]:
+        """Return the document of the command-line contract (DESIGN section 10)."""
+        done, campaign = self.progress, self.campaign
+        is_inventory = campaign.kind is Kind.INVENTORY
+        return {
+            "campaign": campaign.id,
+            "kind": campaign.kind,
+            "state": campaign.state,
+            "reason_code": self.wait.reason_code,
+            "reason": self.wait.reason,
+            "next_command": self.wait.next_command,
+            "target": str(campaign.target) if campaign.target else None,
+            "counts": {
+                "scanned": done.scanned,
+                "pending": 0 if is_inventory else done.pending,
+                **{outcome.value: done.counts[outcome] for outcome in Outcome},
+            },
+            "failures": [
+                {"outcome": outcome, "reason_code": code, "blobs": n}
+                for (outcome, code), n in self.failures.items()
+            ],
+            "verified": done.verified,
+            "rate_per_s": round(done.rate_per_s, 1) if done.rate_per_s else None,
+            "eta_s": round(self.eta_s, 1) if self.eta_s is not None else None,
+            "forecast": None,
+            "pace": None,
+            "kms_requests": done.kms_requests,
+            "unsealed": done.counts[Outcome.REWRAPPED] if self.keeps_previous else 0,
+            "pending_approvals": [],
+            "started_at": _iso(campaign.started_at),
+            "finished_at": _iso(campaign.finished_at),
+        }
+
+
+def read(ledger: Ledger, campaign_id: int, *, keeps_previous: bool) -> Status | None:
+    """Read a campaign's status, or None where there is no such campaign.
+
+    Args:
+        ledger: the ledger.
+        campaign_id: the campaign.
+        keeps_previous: whether rewraps leave the old wrap beside the new one.
+    """
+    with ledger.begin() as connection:
+        campaign = campaigns.get(connection, campaign_id)
+        if campaign is None:
+            return None
+        done = progress.read(connection, campaign_id, campaign.kind)
+        failed = progress.failures(connection, campaign_id) if done.exceptions else {}
+        return Status(campaign, done, why(connection, campaign, done), failed, keeps_previous)
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="seconds") if at else None

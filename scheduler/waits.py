@@ -1,0 +1,59 @@
+"""Why a campaign waits, and what to type next."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ledger import progress
+from ledger.campaigns import Campaign
+from ledger.connection import Connection
+from ledger.progress import Progress
+from ledger.states import Kind, ShardState, State
+from scheduler.dispatch import HEARTBEAT
+
+_SILENT = timedelta(seconds=15)
+_LAPSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why nothing moves, if nothing does, and the next command."""
+
+    reason_code: str | None = None
+    reason: str | None = None
+    next_command: str | None = None
+
+
+def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
+    """Say why a campaign waits and what the operator may do next."""
+    if campaign.is_finished:
+        return Wait(campaign.reason_code, campaign.reason, _after(campaign))
+    if silent := _silence(connection):
+        return Wait("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
+    if campaign.state in {State.PAUSED, State.STOPPED}:
+        return Wait(campaign.reason_code, campaign.reason, f"rewrap resume {campaign.id}")
+    if campaign.state is State.BLOCKED:
+        return Wait(
+            campaign.reason_code,
+            f"{campaign.reason}; it goes on by itself when that is mended",
+            f"rewrap status {campaign.id} --watch",
+        )
+    leased = sum(n for (_, state), n in done.shards.items() if state is ShardState.LEASED)
+    if done.unclaimed >= _LAPSES and not leased:
+        return Wait("no_worker", "no worker takes the shards that are offered", "rewrap worker")
+    return Wait(campaign.reason_code, campaign.reason, f"rewrap status {campaign.id} --watch")
+
+
+def _silence(connection: Connection) -> str:
+    at: datetime | None = progress.last_beat(connection, HEARTBEAT)
+    if at is None:
+        return "yet"
+    silent = progress.now(connection) - at
+    return f"for {silent.total_seconds():.0f} s" if silent > _SILENT else ""
+
+
+def _after(campaign: Campaign) -> str | None:
+    if campaign.state is State.COMPLETE_WITH_EXCEPTIONS:
+        return f"rewrap blobs {campaign.id} --outcome quarantined"
+    if campaign.state is State.COMPLETE and campaign.kind in {Kind.MIGRATE, Kind.ROTATE}:
+        return "rewrap verify --sample 500"
+    return None
