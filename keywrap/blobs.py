@@ -1,9 +1,12 @@
 """The application's write and read path: `EncryptedBlobs.put` and `get`."""
 
+import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from keywrap.config import KeywrapConfig, open_keys, open_reader, read_file
 from keywrap.contents import content_format
 from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing
@@ -123,3 +126,21 @@ class EncryptedBlobs:
                 continue
             return
         raise BusyBlobError(f"blob {blob_id!r} is being written by others; try again")
+
+
+def open_blobs(path: str | Path, environ: Mapping[str, str] = os.environ) -> EncryptedBlobs:
+    """Open the blobs that a configuration describes; connects to no key service yet.
+
+    Args:
+        path: the TOML file; only its tables `store` and `keys` are read.
+        environ: where the secrets are that it names.
+
+    Raises:
+        ConfigError: the configuration cannot be used, or a secret is missing.
+        StoreUnavailableError: the store is not there.
+    """
+    table = read_file(Path(path))
+    ours = {name: value for name, value in table.items() if name in {"store", "keys"}}
+    config = KeywrapConfig.from_table(ours)
+    keys = open_keys(config, environ)
+    return EncryptedBlobs(open_reader(config), keys, config.store.legacy_content)

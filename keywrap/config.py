@@ -5,6 +5,7 @@ environment variable or a file. What is not listed here cannot be used: a sideca
 or message names keys, but never adds one.
 """
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ import msgspec
 
 from keywrap.contents import ContentError, content_format
 from keywrap.keyring import KeyRing, UnlistedKeyError
+from keywrap.keys import KeyVersion
 from keywrap.keytables import (
     ConfigError,
     EnvKeyConfig,
@@ -28,6 +30,7 @@ from keywrap.keytables import (
 )
 from keywrap.kms import KeyProvider
 from keywrap.layout import Layout
+from keywrap.reading import SidecarReader
 from keywrap.stores import Store
 
 __all__ = [
@@ -40,7 +43,9 @@ __all__ = [
     "layout",
     "open_key",
     "open_keys",
+    "open_reader",
     "open_store",
+    "read_file",
 ]
 
 
@@ -107,6 +112,36 @@ def open_store(config: KeywrapConfig) -> Store:
     from keywrap.filestore import FileStore  # noqa: PLC0415 - a store is loaded when it is used
 
     return FileStore(_folder(config.store.url))
+
+
+def open_reader(config: KeywrapConfig) -> SidecarReader:
+    """Open the configured store and make the reader of its sidecars.
+
+    Raises:
+        ConfigError: its URL or naming rule cannot be used.
+        StoreUnavailableError: the store is not there.
+    """
+    default = config.store.legacy_default
+    legacy = KeyVersion.parse(default) if default else None
+    return SidecarReader(open_store(config), layout(config), legacy)
+
+
+def read_file(path: Path) -> dict[str, object]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: it is not there, cannot be read or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            str(path), "there is no such configuration", next_command="rewrap init"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), f"is not TOML: {error}") from error
 
 
 def open_keys(config: KeywrapConfig, environ: Mapping[str, str]) -> KeyRing:

@@ -17,14 +17,16 @@ defaults, not from the file replaced; the mode is kept, the owner as far as our 
 import errno
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from keywrap import fileswap
-from keywrap.filelocks import LOCKS_FOLDER, held, stripe_of
+from keywrap.filelocks import LOCKS_FOLDER, Held, hold, stripe_of
+from keywrap.fileroot import Closing, Place, Root, enter
 from keywrap.layout import RESERVED
 from keywrap.stores import (
     AlreadyExistsError,
@@ -37,9 +39,12 @@ from keywrap.stores import (
     TooLargeError,
 )
 
-_NEW_FOLDER_MODE = 0o770
+_LOCKS = LOCKS_FOLDER.rstrip("/").split("/")
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# NUL ends a path; half a surrogate pair is how Python spells a byte that is not UTF-8, and
+# a backslash how `names` spells it, so that it would be another file.
+_NOT_IN_NAMES = re.compile("[\0\\\\\ud800-\udfff]")
+_NOT_A_SEGMENT = frozenset({"", ".", ".."})
 
 _UNCHANGED = "nothing was changed"
 _UNKNOWN = "whether it was changed is not known; read it again"
@@ -72,24 +77,17 @@ class FileStore:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = os.path.abspath(root)  # noqa: PTH100  # `Path.resolve` follows links
-        self._identity: os.stat_result | None = None
-        os.close(self._open_root())
+        self._root = Root(root)
+        os.close(self._root.open())
 
     def check(self) -> None:
         """Tell a store that is away from an object that is; see `Store.check`."""
-        with _mapped(""):
-            root = self._open_root()
-            try:
-                with os.scandir(root) as entries:
-                    next(entries, None)  # a dead network file system often opens, but lists not
-            finally:
-                os.close(root)
+        with _Mapped(""), Closing(self._root.open()) as root, os.scandir(root) as entries:
+            next(entries, None)  # a dead network file system often opens, but lists not
 
     def read(self, name: str, *, limit: int | None = None) -> Stored:
         """Read an object whole; see `Store.read`."""
-        with _mapped(name), self._object(name) as file:
-            data = fileswap.read(file, None if limit is None else limit + 1)
+        data = self._read(name, 0, None if limit is None else limit + 1)
         if limit is not None and len(data) > limit:
             raise TooLargeError(f"{name!r} has more than {limit} bytes", name=name)
         return Stored(data, hashlib.sha256(data).hexdigest())
@@ -102,36 +100,45 @@ class FileStore:
         """
         if start < 0 or length < 0:
             raise ValueError("a range starts at 0 or later and has no negative length")
-        with _mapped(name), self._object(name) as file:
-            os.lseek(file, start, os.SEEK_SET)
-            return fileswap.read(file, length)
+        return self._read(name, start, length)
+
+    def _read(self, name: str, start: int, length: int | None) -> bytes:
+        with (
+            _Mapped(name),
+            self._place_of(name) as at,
+            Closing(os.open(at.leaf, fileswap.READ, dir_fd=at.folder)) as file,
+        ):
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                raise _no_object(name)
+            return fileswap.read(file, start, length, found.st_size)
 
     def create(self, name: str, data: bytes) -> None:
         """Create an object, durably and only if there is none; see `Store.create`."""
         with (
-            _mapped(name),
-            self._folder_of(name, make=True) as (folder, leaf),
-            fileswap.written(folder, data) as new,
-            _mapped(name, _UNKNOWN),
+            _Mapped(name),
+            self._place_of(name, make=True) as at,
+            fileswap.written(at.folder, data) as new,
+            _Mapped(name, _UNKNOWN),
         ):
             try:
                 # Crash before this: a temporary file is left, which `names` never shows.
-                fileswap.move_if_absent(folder, new.name, leaf)
+                new.take_free_name(at.leaf)
             except FileExistsError:
                 raise AlreadyExistsError(f"{name!r} is there already", name=name) from None
             # Crash before this: the name may or may not be there, the bytes under it are whole.
-            os.fsync(folder)
+            os.fsync(at.folder)
 
     def replace(self, name: str, data: bytes, expected: Stored) -> None:
         """Replace an object, durably and only if unchanged; see `Store.replace`."""
         try:
-            with _mapped(name), self._folder_of(name) as (folder, leaf):
-                like = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
-                with fileswap.written(folder, data, like=like) as new:
-                    replaced = self._swap(name, folder, leaf, new, expected.data)
+            with _Mapped(name), self._place_of(name) as at:
+                like = os.stat(at.leaf, dir_fd=at.folder, follow_symlinks=False)
+                with fileswap.written(at.folder, data, like=like) as new:
+                    replaced = self._swap(name, at, new, expected.data)
                     if replaced:
-                        with _mapped(name, _UNKNOWN):
-                            os.fsync(folder)
+                        with _Mapped(name, _UNKNOWN):
+                            os.fsync(at.folder)
                         # Crash before this: the old bytes stay, under the temporary name. They
                         # go only now that the new ones are sure to be found under theirs.
                         new.remove_displaced()
@@ -140,29 +147,27 @@ class FileStore:
         if not replaced:
             raise ChangedError(f"{name!r} is no longer what was read", name=name)
 
-    def _swap(
-        self, name: str, folder: int, leaf: str, new: fileswap.NewFile, expected: bytes
-    ) -> bool:
+    def _swap(self, name: str, at: Place, new: fileswap.NewFile, expected: bytes) -> bool:
         # The slow flush of the new bytes is over, and the folder's comes after: the lock is held
         # for moments only, and the disk flushes for many writers at once.
-        with self._locked(name):
-            seen = fileswap.matches(folder, leaf, expected)
+        with _locked(name, at.root):
+            seen = fileswap.matches(at.folder, at.leaf, expected)
             if seen is None:
                 return False
-            with _mapped(name, _UNKNOWN):
-                return new.take_name(leaf, expected, seen)
+            with _Mapped(name, _UNKNOWN):
+                return new.take_name(at.leaf, expected, seen)
 
     def delete(self, name: str) -> None:
         """Remove an object, durably; see `Store.delete`."""
-        with suppress(NotFoundError), _mapped(name), self._folder_of(name) as (folder, leaf):
+        with suppress(NotFoundError), _Mapped(name), self._place_of(name) as at:
             # Under the lock, since the older way of `replace` would bring the name back.
-            with self._locked(name):
-                found = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
+            with _locked(name, at.root):
+                found = os.stat(at.leaf, dir_fd=at.folder, follow_symlinks=False)
                 if not stat.S_ISREG(found.st_mode):
                     raise _no_object(name)
-                os.unlink(leaf, dir_fd=folder)
-            with _mapped(name, _UNKNOWN):
-                os.fsync(folder)
+                os.unlink(at.leaf, dir_fd=at.folder)
+            with _Mapped(name, _UNKNOWN):
+                os.fsync(at.folder)
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the name of every object that starts with `prefix`; see `Store.names`.
@@ -172,7 +177,7 @@ class FileStore:
         with backslash escapes; they cannot be read. The store's own corner is yielded only where
         the prefix lies in it.
         """
-        with _mapped(prefix):
+        with _Mapped(prefix):
             for _, name, leaf in self._entries(prefix):
                 if name.startswith(prefix) and not fileswap.TEMPORARY.fullmatch(leaf):
                     yield name
@@ -187,7 +192,7 @@ class FileStore:
             How many were removed.
         """
         removed = 0
-        with _mapped(""):
+        with _Mapped(""):
             for prefix in ("", RESERVED):
                 for folder, _, leaf in self._entries(prefix):
                     if not fileswap.TEMPORARY.fullmatch(leaf):
@@ -200,71 +205,9 @@ class FileStore:
                             removed += 1
         return removed
 
-    def _open_root(self) -> int:
-        """Open the root, making sure that it is still the same folder.
-
-        A file system that went away leaves another folder there, or none. Taking that for a
-        store without objects would count every blob as gone.
-        """
-        with _mapped(""):
-            try:
-                root = os.open(self._root, _FOLDER)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise StoreUnavailableError(f"there is no folder {self._root!r}") from error
-            found = os.fstat(root)
-        if self._identity is None:
-            self._identity = found
-        elif not os.path.samestat(found, self._identity):
-            os.close(root)
-            raise StoreUnavailableError(
-                f"{self._root!r} is another folder than at the start; is it mounted?"
-            )
-        return root
-
-    def _open_folder(self, folders: list[str], *, make: bool = False) -> int:
-        """Open a folder of the store, following no link on the way."""
-        folder = self._open_root()
-        for name in folders:
-            try:
-                inner = _enter(folder, name, make=make)
-            finally:
-                os.close(folder)
-            folder = inner
-        return folder
-
-    @contextmanager
-    def _folder_of(self, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    def _place_of(self, name: str, *, make: bool = False) -> Place:
         *folders, leaf = _segments(name)
-        folder = self._open_folder(folders, make=make)
-        try:
-            yield folder, leaf
-        finally:
-            os.close(folder)
-
-    @contextmanager
-    def _object(self, name: str) -> Iterator[int]:
-        with self._folder_of(name) as (folder, leaf):
-            file = os.open(leaf, fileswap.READ, dir_fd=folder)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise _no_object(name)
-            yield file
-        finally:
-            os.close(file)
-
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        with ExitStack() as stack:
-            try:
-                folder = self._open_folder(LOCKS_FOLDER.rstrip("/").split("/"), make=True)
-                stack.callback(os.close, folder)
-                stack.enter_context(held(folder, stripe_of(name)))
-            except OSError as error:
-                # Whatever is wrong with the locks, it is not this object that is wrong.
-                raise StoreUnavailableError(
-                    f"the store's locks: {error.strerror}; {_UNCHANGED}", name=name
-                ) from error
-            yield
+        return self._root.place(folders, leaf, make=make)
 
     def _entries(self, prefix: str) -> Iterator[tuple[int, str, str]]:
         """Yield descriptor of the folder, name and leaf of all that is no folder."""
@@ -272,28 +215,46 @@ class FileStore:
         while folders:
             path = folders.pop()
             try:
-                folder = self._open_folder(path)
+                folder = self._root.open_folder(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # it went away while we listed, or there is nothing with this prefix
-            try:
-                with os.scandir(folder) as entries:
-                    for entry in entries:
-                        inner = [*path, entry.name]
-                        if not entry.is_dir(follow_symlinks=False):
-                            yield folder, _shown(inner), entry.name
-                        elif _may_hold(_shown(inner) + "/", prefix):
-                            folders.append(inner)
-            finally:
-                os.close(folder)
+            start = "".join(f"{_shown(inner)}/" for inner in path)
+            with Closing(folder), os.scandir(folder) as entries:
+                for entry in entries:
+                    leaf = entry.name
+                    name = start + _shown(leaf)
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield folder, name, leaf
+                    elif _may_hold(name + "/", prefix):
+                        folders.append([*path, leaf])
 
 
-@contextmanager
-def _mapped(name: str, outcome: str = _UNCHANGED) -> Iterator[None]:
-    """Turn errors of the operating system into those of a store."""
+class _Mapped:
+    """Turns errors of the operating system into those of a store."""
+
+    __slots__ = ("_name", "_outcome")
+
+    def __init__(self, name: str, outcome: str = _UNCHANGED) -> None:
+        self._name = name
+        self._outcome = outcome
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError):
+            raise _store_error(error, self._name, self._outcome) from error
+
+
+def _locked(name: str, root: int) -> Held:
     try:
-        yield
+        with Closing(enter(root, _LOCKS, make=True)) as folder:
+            return hold(folder, stripe_of(name))
     except OSError as error:
-        raise _store_error(error, name, outcome) from error
+        # Whatever is wrong with the locks, it is not this object that is wrong.
+        raise StoreUnavailableError(
+            f"the store's locks: {error.strerror}; {_UNCHANGED}", name=name
+        ) from error
 
 
 def _store_error(error: OSError, name: str, outcome: str) -> StoreError:
@@ -311,28 +272,13 @@ def _no_object(name: str) -> NotAnObjectError:
 def _segments(name: str) -> list[str]:
     segments = name.split("/")
     if (
-        not {"", ".", ".."}.isdisjoint(segments)
-        or "\0" in name
-        or "\\" in name  # how `names` spells what is not UTF-8: it would be another file
+        not _NOT_A_SEGMENT.isdisjoint(segments)
+        or _NOT_IN_NAMES.search(name)
         or fileswap.TEMPORARY.fullmatch(segments[-1])
         or name.startswith(LOCKS_FOLDER)
-        or any("\ud800" <= character <= "\udfff" for character in name)
     ):
         raise _no_object(name)
     return segments
-
-
-def _enter(parent: int, name: str, *, make: bool) -> int:
-    flags = _FOLDER | os.O_NOFOLLOW
-    try:
-        return os.open(name, flags, dir_fd=parent)
-    except FileNotFoundError:
-        if not make:
-            raise
-    with suppress(FileExistsError):
-        os.mkdir(name, _NEW_FOLDER_MODE, dir_fd=parent)
-    os.fsync(parent)  # a file must not be durable in a folder that is not
-    return os.open(name, flags, dir_fd=parent)
 
 
 def _first_folder(prefix: str) -> list[str]:
@@ -349,9 +295,8 @@ def _may_hold(folder: str, prefix: str) -> bool:
     return folder.startswith(prefix) or prefix.startswith(folder)
 
 
-def _shown(path: list[str]) -> str:
-    """Spell a name so that it is Unicode and no two names are spelled alike."""
-    name = "/".join(path)
+def _shown(name: str) -> str:
+    """Spell a segment so that it is Unicode and no two segments are spelled alike."""
     if name.isascii() and "\\" not in name:
         return name
     return os.fsencode(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")

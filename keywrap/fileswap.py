@@ -9,10 +9,9 @@ import errno
 import os
 import re
 import stat
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 TEMPORARY = re.compile(r"\.rewrap-tmp-[0-9a-f]{32}")
 """Names of files that are not yet, or no longer, under the name of an object."""
@@ -33,19 +32,53 @@ _NOT_IMPLEMENTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewFile:
     """A file whose bytes are durable, still under a temporary name.
+
+    As a context manager it clears that name away in the end.
 
     Attributes:
         folder: descriptor of the folder.
         name: the temporary name in it.
         file: descriptor of the file, open so that no other file can take its inode number.
+        is_temporary: whether the file may still be under the temporary name.
     """
 
     folder: int
     name: str
     file: int
+    is_temporary: bool = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Clear the temporary name away, unless something else has it, and close the file."""
+        try:
+            if self.is_temporary:
+                self._remove_own()
+        finally:
+            os.close(self.file)
+
+    def take_free_name(self, leaf: str) -> None:
+        """Take a name that is still free, in one atomic step.
+
+        Raises:
+            FileExistsError: the name is taken; nothing happened.
+            OSError: as rename(2) or link(2).
+        """
+        try:
+            _rename(self.folder, self.name, leaf, _NOREPLACE)
+        except NotImplementedError:
+            # The file has both names for a moment, the temporary one until the end.
+            folder = self.folder
+            os.link(self.name, leaf, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        else:
+            self.is_temporary = False
 
     def take_name(self, leaf: str, expected: bytes, seen: os.stat_result) -> bool:
         """Take over a name from a file, if that still is the one expected.
@@ -69,6 +102,7 @@ class NewFile:
         except NotImplementedError:
             return self._overwrite(leaf, seen)
         if matches(self.folder, self.name, expected) is not None:
+            self.is_temporary = False
             return True
         self._give_back(leaf)
         return False
@@ -79,6 +113,7 @@ class NewFile:
             return False
         # One atomic step. Crash before it: the old file has the name; after it: the new one.
         os.replace(self.name, leaf, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        self.is_temporary = False
         return True
 
     def _give_back(self, leaf: str) -> None:
@@ -103,7 +138,7 @@ class NewFile:
         with suppress(OSError):  # the change is made and durable; `sweep` takes what stays
             os.unlink(self.name, dir_fd=self.folder)
 
-    def remove_own(self) -> None:
+    def _remove_own(self) -> None:
         """Remove the temporary name, but only while it still is this very file.
 
         After an exchange something else has that name, perhaps a foreign writer's only copy.
@@ -114,9 +149,8 @@ class NewFile:
                 os.unlink(self.name, dir_fd=self.folder)
 
 
-@contextmanager
-def written(folder: int, data: bytes, *, like: os.stat_result | None = None) -> Iterator[NewFile]:
-    """Write a new file durably, and clear away its temporary name in the end.
+def written(folder: int, data: bytes, *, like: os.stat_result | None = None) -> NewFile:
+    """Write a new file durably, under a temporary name.
 
     Args:
         folder: descriptor of the folder.
@@ -126,7 +160,7 @@ def written(folder: int, data: bytes, *, like: os.stat_result | None = None) -> 
     Raises:
         OSError: it cannot be written; no other file was touched.
     """
-    name = f".rewrap-tmp-{uuid.uuid4().hex}"
+    name = f".rewrap-tmp-{os.urandom(16).hex()}"
     file = os.open(name, _WRITE_NEW, _NEW_FILE_MODE if like is None else 0o600, dir_fd=folder)
     new = NewFile(folder, name, file)
     try:
@@ -136,10 +170,10 @@ def written(folder: int, data: bytes, *, like: os.stat_result | None = None) -> 
         while view:
             view = view[os.write(file, view) :]
         os.fsync(file)
-        yield new
-    finally:
-        new.remove_own()
-        os.close(file)
+    except BaseException:
+        new.close()
+        raise
+    return new
 
 
 def _adopt(file: int, like: os.stat_result) -> None:
@@ -169,7 +203,8 @@ def matches(folder: int, name: str, expected: bytes) -> os.stat_result | None:
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode) or found.st_size != len(expected):
             return None
-        return found if read(file, len(expected) + 1) == expected else None
+        data = read(file, 0, len(expected) + 1, found.st_size)
+        return found if data == expected else None
     finally:
         os.close(file)
 
@@ -178,30 +213,32 @@ def _version(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def read(file: int, length: int | None) -> bytes:
-    """Read up to `length` bytes, or to the end."""
+def read(file: int, start: int, length: int | None, size: int) -> bytes:
+    """Read a part of a file.
+
+    Args:
+        file: its descriptor.
+        start: the first byte to read.
+        length: the most bytes to read; None to read to the end.
+        size: how long the file was a moment ago.
+    """
+    # One byte more than there should be: who asks for it and does not get it has seen the end.
+    asked = max(size - start, 0) + 1
+    data = os.pread(file, asked if length is None else min(length, asked), start)
+    if len(data) in {length, asked - 1}:
+        return data
+    return data + _read_on(file, start + len(data), None if length is None else length - len(data))
+
+
+def _read_on(file: int, start: int, length: int | None) -> bytes:
+    """Read until the end is seen: a network file system may hand out less than was asked for."""
     parts = []
     left = length
-    # Until the end is seen: a network file system may hand out less than was asked for.
-    while part := os.read(file, _CHUNK if left is None else min(left, _CHUNK)):
+    while part := os.pread(file, _CHUNK if left is None else min(left, _CHUNK), start):
         parts.append(part)
+        start += len(part)
         left = None if left is None else left - len(part)
     return b"".join(parts)
-
-
-def move_if_absent(folder: int, old: str, new: str) -> None:
-    """Give a file a name that is still free, in one atomic step.
-
-    Where only hard links can do that, the file keeps the old name as well.
-
-    Raises:
-        FileExistsError: the name is taken; nothing happened.
-        OSError: as rename(2) or link(2).
-    """
-    try:
-        _rename(folder, old, new, _NOREPLACE)
-    except NotImplementedError:
-        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
 
 
 def exchange(folder: int, one: str, other: str) -> None:

@@ -1,8 +1,7 @@
 """How a blob's id, its content and its sidecar are named in a store."""
 
 import re
-import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 MAX_BLOB_ID_BYTES = 1024
@@ -11,7 +10,11 @@ MAX_BLOB_ID_BYTES = 1024
 RESERVED = ".rewrap/"
 """The store's own corner: never blobs."""
 
-_BIDI_CONTROLS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+# What makes a log line or terminal show something else than is there: the controls (Unicode's
+# category Cc), the line and paragraph separators (Zl, Zp) and the characters that only set a
+# direction (bidirectional classes LRE to PDI). One class: a scan asks for every name it lists.
+_FORGES_LINES = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_NOT_A_SEGMENT = frozenset({"", ".", ".."})
 _GENERATION = re.compile(r"\.~[0-9a-f]{32}$")
 
 
@@ -50,22 +53,14 @@ def check_blob_id(blob_id: str) -> None:
         raise UnsafeBlobIdError(
             "blob_id_too_long", f"the blob id has more than {MAX_BLOB_ID_BYTES} bytes"
         )
-    if any(_forges_lines(character) for character in blob_id):
+    if _FORGES_LINES.search(blob_id):
         raise UnsafeBlobIdError(
             "blob_id_control_character", "the blob id has a control or direction-changing character"
         )
-    if any(segment in {"", ".", ".."} for segment in blob_id.split("/")):
+    if not _NOT_A_SEGMENT.isdisjoint(blob_id.split("/")):
         raise UnsafeBlobIdError(
             "blob_id_traversal", "the blob id has an empty, '.' or '..' path segment"
         )
-
-
-def _forges_lines(character: str) -> bool:
-    """Whether a log line or terminal would show something else than is there."""
-    return (
-        unicodedata.category(character) in {"Cc", "Zl", "Zp"}
-        or unicodedata.bidirectional(character) in _BIDI_CONTROLS
-    )
 
 
 class Part(Enum):
@@ -89,10 +84,15 @@ class Layout:
 
     blob_suffix: str = ""
     sidecar_suffix: str = ".sidecar.json"
+    _suffixes: tuple[tuple[str, Part], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.sidecar_suffix in {"", self.blob_suffix}:
             raise ValueError("sidecar_suffix must be set and differ from blob_suffix")
+        suffixes = (self.sidecar_suffix, Part.SIDECAR), (self.blob_suffix, Part.CONTENT)
+        # The longer one first: `.blob.meta` must not be read as content where blob_suffix is "".
+        longest_first = tuple(sorted(suffixes, key=lambda pair: -len(pair[0])))
+        object.__setattr__(self, "_suffixes", longest_first)
 
     def sidecar_name(self, blob_id: str) -> str:
         """Return the name of the blob's sidecar.
@@ -134,13 +134,9 @@ class Layout:
 
     def parse(self, name: str) -> tuple[str, Part] | None:
         """Tell which part of which blob an object is, or None where it is no part of a blob."""
-        if name.startswith(RESERVED) or _GENERATION.search(name):
+        if name.startswith(RESERVED) or (".~" in name and _GENERATION.search(name)):
             return None
-        # The longer suffix first: `.blob.meta` must not be read as content where blob_suffix is "".
-        for suffix, part in sorted(
-            ((self.sidecar_suffix, Part.SIDECAR), (self.blob_suffix, Part.CONTENT)),
-            key=lambda pair: -len(pair[0]),
-        ):
+        for suffix, part in self._suffixes:
             if name.endswith(suffix):
                 return name.removesuffix(suffix), part
         return None

@@ -182,8 +182,12 @@ class Rewrapper:
         try:
             while pending := [move for move in moves if move.result is None]:
                 self._pass(pending, goal)
+            if any(m.result and m.result.outcome is Outcome.FAILED for m in moves):
+                self.reader.store.check()
         except (KmsError, StoreUnavailableError, ProofFailedError) as interruption:
-            return Report([m.result for m in moves if m.result], interruption)
+            # What was away is pending still: it may have been the store as a whole.
+            decided = [m.result for m in moves if m.result]
+            return Report([r for r in decided if r.outcome is not Outcome.FAILED], interruption)
         return Report([m.result for m in moves if m.result])
 
     def _pass(self, moves: Sequence[Move], goal: Goal) -> None:
@@ -260,9 +264,12 @@ class Rewrapper:
                 lambda start, length: self.reader.store.read_range(name, start, length),
             )
         except NotFoundError:
-            move.end(Outcome.QUARANTINED, "content_missing", "the sidecar's blob is not there")
+            # A writer may have replaced or deleted both since the sidecar was read: look again.
+            move.read_again(
+                Outcome.QUARANTINED, "content_missing", "the sidecar's blob is not there"
+            )
         except (ContentError, NotAnObjectError, UnsafeBlobIdError) as error:
-            move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+            move.read_again(Outcome.QUARANTINED, error.reason_code, str(error))
         except StoreUnavailableError as error:
             move.read_again(Outcome.FAILED, error.reason_code, str(error))
 
@@ -275,7 +282,7 @@ class Rewrapper:
             wrap_many(target, [(key, move.context) for move, key in opened]) if opened else [],
             goal,
         )
-        closed = [move for move in moves if not move.data_key and move.seen]
+        closed = [move for move in moves if not move.data_key and move.result is None]
         if closed and isinstance(target, ServerSideRewrap):
             items = [(move.old, move.context) for move in closed]
             self._take(closed, target.rewrap_many(items), goal)

@@ -50,16 +50,17 @@ def scan(
 
 def _scan(store: Store, layout: Layout, prefix: str, part: int, parts: int) -> Iterator[Listed]:
     seen: dict[str, Part | None] = {}  # None: both parts seen, and yielded
+    parse = layout.parse
     for name in store.names(prefix):
-        parsed = layout.parse(name)
+        parsed = parse(name)
         if parsed is None:
             continue
         blob_id, is_part = parsed
-        if not blob_id.startswith(prefix) or part_of(blob_id, parts) != part:
+        if not blob_id.startswith(prefix) or (parts > 1 and part_of(blob_id, parts) != part):
             continue
         # A file that is renamed while its folder is listed may be listed twice.
         before = seen.setdefault(blob_id, is_part)
-        if before not in {None, is_part}:
+        if before is not None and before is not is_part:
             seen[blob_id] = None
             yield Listed(blob_id, has_content=True, has_sidecar=True)
     for blob_id, only in seen.items():

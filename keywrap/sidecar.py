@@ -13,21 +13,32 @@ that are not ours keep their order and the very bytes of their values.
 """
 
 import binascii
-import codecs
 import dataclasses
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 import msgspec
 
 from keywrap.keys import LEGACY_PROVIDERS, BadKeyIdError, KeyVersion, WrappedKey
+from keywrap.strictjson import (
+    MAX_DEPTH,
+    MAX_SIDECAR_BYTES,
+    BadSidecarError,
+    read_object,
+    read_raw,
+)
 
-MAX_SIDECAR_BYTES = 65_536
-"""Most bytes a sidecar may have; a store reads no more than this."""
+__all__ = [
+    "MAX_DEK_VERSION",
+    "MAX_DEPTH",
+    "MAX_SIDECAR_BYTES",
+    "MAX_WRAP_BYTES",
+    "BadSidecarError",
+    "Sidecar",
+]
 
 MAX_WRAP_BYTES = 6_144
 """Longest wrap: what AWS KMS takes back in `Decrypt` (API reference, `CiphertextBlob`). An
@@ -35,9 +46,6 @@ RSA-4096 wrap has 512 bytes, a Transit one about 90, a DPAPI one about 300."""
 
 MAX_DEK_VERSION = 2**53 - 1
 """Largest integer that every JSON reader holds exactly (RFC 8259, section 6)."""
-
-MAX_DEPTH = 32
-"""Deepest nesting that is read: far under the recursion limit of any reader of the record."""
 
 _FIELDS = frozenset(
     {
@@ -51,21 +59,13 @@ _FIELDS = frozenset(
         "previous",
     }
 )
+_FIELDS_OF_PREVIOUS = frozenset({"key_id", "wrapped_dek"})
+
+# A campaign's blobs name a handful of keys. Bounded, since the text is untrusted.
+_key_version = lru_cache(maxsize=256)(KeyVersion.parse)
+
 _TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GENERATION = re.compile(r"[0-9a-f]{32}")
-
-
-class BadSidecarError(ValueError):
-    """The sidecar does not say, without any doubt, which key wraps what.
-
-    Args:
-        reason_code: a short stable code, such as `wrapped_dek_not_base64`.
-        message: a sentence for the operator; never a wrap, never an unknown field's value.
-    """
-
-    def __init__(self, reason_code: str, message: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Sidecar:
         Raises:
             BadSidecarError: with one reason code for each kind of defect.
         """
-        record = _read_object(data)
+        record = read_object(data)
         key_version, provider = _read_key(record)
         return cls(
             key_version=key_version,
@@ -150,19 +150,11 @@ class Sidecar:
         Raises:
             BadSidecarError: `no_key_named`, `key_ambiguous` or `wrapped_dek_missing`.
         """
-        key_version = self.key_version or self._legacy_key(legacy_default)
-        if not self.ciphertext and not key_version.is_legacy:
-            raise BadSidecarError(
-                "wrapped_dek_missing", f"the sidecar names {key_version} but holds no `wrapped_dek`"
-            )
-        return WrappedKey(key_version, self.ciphertext)
+        return _wrapped(self.key_version or self._legacy_key(legacy_default), self.ciphertext)
 
     def _legacy_key(self, legacy_default: KeyVersion | None) -> KeyVersion:
         if legacy_default is None:
-            raise BadSidecarError(
-                "no_key_named",
-                "the sidecar names no key; set `legacy_default` if such blobs are under one",
-            )
+            raise _no_key_named()
         if self.provider not in {None, legacy_default.provider}:
             raise BadSidecarError(
                 "key_ambiguous",
@@ -199,6 +191,20 @@ class Sidecar:
         )
 
 
+def _no_key_named() -> BadSidecarError:
+    return BadSidecarError(
+        "no_key_named", "the sidecar names no key; set `legacy_default` if such blobs are under one"
+    )
+
+
+def _wrapped(key_version: KeyVersion, ciphertext: bytes) -> WrappedKey:
+    if not ciphertext and not key_version.is_legacy:
+        raise BadSidecarError(
+            "wrapped_dek_missing", f"the sidecar names {key_version} but holds no `wrapped_dek`"
+        )
+    return WrappedKey(key_version, ciphertext)
+
+
 def _wrap_record(key_version: KeyVersion | None, ciphertext: bytes) -> dict[str, Any]:
     record: dict[str, Any] = {}
     if key_version is not None:
@@ -212,88 +218,9 @@ def _base64(ciphertext: bytes) -> str:
     return binascii.b2a_base64(ciphertext, newline=False).decode()
 
 
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # json and msgspec both let the last one win; another reader may take the first.
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        raise BadSidecarError("sidecar_duplicate_key", "a field is given twice")
-    return record
-
-
-def _refuse_constant(_name: str) -> float:
-    raise BadSidecarError("sidecar_number_out_of_range", "NaN and Infinity are not JSON")
-
-
-def _read_float(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise BadSidecarError("sidecar_number_out_of_range", "a number is larger than any double")
-    return value
-
-
-_STRICT = json.JSONDecoder(
-    object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_read_float
-)
-_RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def _read_object(data: bytes) -> dict[str, Any]:
-    if len(data) > MAX_SIDECAR_BYTES:
-        raise BadSidecarError(
-            "sidecar_too_large", f"the sidecar has more than {MAX_SIDECAR_BYTES} bytes"
-        )
-    if not data.strip():
-        raise BadSidecarError("sidecar_empty", "the sidecar is empty")
-    if data.startswith(codecs.BOM_UTF8):
-        raise BadSidecarError("sidecar_has_bom", "the sidecar starts with a byte order mark")
-    record = _read_json(data)
-    if not isinstance(record, dict):
-        raise BadSidecarError("sidecar_not_object", "the sidecar is JSON but no object")
-    # Each level needs a bracket, so few brackets are proof enough and nearly always there.
-    if data.count(b"{") + data.count(b"[") > MAX_DEPTH and _is_deeper(record, MAX_DEPTH):
-        raise _too_deep()
-    return record
-
-
-def _read_json(data: bytes) -> Any:  # noqa: ANN401  # any JSON value
-    # Errors are raised "from None": a JSONDecodeError carries the whole text, wraps included.
-    try:
-        return _STRICT.decode(data.decode())
-    except UnicodeDecodeError:
-        raise BadSidecarError("sidecar_not_utf8", "the sidecar is not UTF-8") from None
-    except RecursionError:
-        raise _too_deep() from None
-    except json.JSONDecodeError as error:
-        place = f"the sidecar is not JSON (character {error.pos})"
-        raise BadSidecarError("sidecar_not_json", place) from None
-    except BadSidecarError:
-        raise
-    except ValueError:  # CPython reads no integer of more than 4,300 digits
-        raise BadSidecarError("sidecar_number_out_of_range", "an integer is too long") from None
-
-
-def _too_deep() -> BadSidecarError:
-    return BadSidecarError(
-        "sidecar_nested_too_deep", f"the sidecar is nested deeper than {MAX_DEPTH} levels"
-    )
-
-
-def _is_deeper(value: Any, levels: int) -> bool:  # noqa: ANN401  # any JSON value
-    if isinstance(value, dict):
-        value = list(value.values())
-    if not isinstance(value, list):
-        return False
-    return levels == 0 or any(_is_deeper(inner, levels - 1) for inner in value)
-
-
 def _read_extra(data: bytes, record: dict[str, Any]) -> dict[str, msgspec.Raw]:
-    # A second reading, for the bytes: 1.10 must not become 1.1, nor "\u00e9" become "é".
-    try:
-        values = _RAW.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        values = {}
-    if values.keys() != record.keys():
-        raise BadSidecarError("sidecar_not_unicode", "a string has half a surrogate pair")
+    values = read_raw(data, record)
+    # A copy each, or one value would keep the bytes of the whole sidecar.
     return {name: value.copy() for name, value in values.items() if name not in _FIELDS}
 
 
@@ -319,7 +246,7 @@ def _read_key(record: dict[str, Any]) -> tuple[KeyVersion | None, str | None]:
     if key_id is None:
         return None, provider
     try:
-        key_version = None if key_id in LEGACY_PROVIDERS else KeyVersion.parse(key_id)
+        key_version = None if key_id in LEGACY_PROVIDERS else _key_version(key_id)
     except BadKeyIdError as error:
         raise BadSidecarError("key_id_malformed", f"`key_id`: {error}") from None
     named = key_id if key_version is None else key_version.provider
@@ -364,17 +291,15 @@ def _read_context(record: dict[str, Any]) -> dict[str, str] | None:
     if "context" not in record:
         return None
     context = record["context"]
-    if not isinstance(context, dict) or not all(
-        isinstance(value, str) and _is_unicode(name + value) for name, value in context.items()
-    ):
+    if not isinstance(context, dict) or not _are_unicode(context):
         raise BadSidecarError("context_invalid", "`context` is no object of Unicode strings")
     return context
 
 
-def _is_unicode(text: str) -> bool:
+def _are_unicode(context: dict[str, Any]) -> bool:
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        "".join((*context, *context.values())).encode()
+    except (TypeError, UnicodeEncodeError):  # a value is no string; one has half a surrogate pair
         return False
     return True
 
@@ -384,12 +309,14 @@ def _read_previous(record: dict[str, Any]) -> WrappedKey | None:
         return None
     previous = record["previous"]
     # An unknown field is refused here: `previous` moves as a whole, so it could not survive.
-    if not isinstance(previous, dict) or not previous.keys() <= {"key_id", "wrapped_dek"}:
+    if not isinstance(previous, dict) or not previous.keys() <= _FIELDS_OF_PREVIOUS:
         raise BadSidecarError(
             "previous_invalid", "`previous` is no object of `key_id` and `wrapped_dek`"
         )
     try:
         key_version, _ = _read_key(previous)
-        return Sidecar(key_version, ciphertext=_read_wrap(previous)).wrapped(None)
+        if key_version is None:
+            raise _no_key_named()
+        return _wrapped(key_version, _read_wrap(previous))
     except BadSidecarError as error:
         raise BadSidecarError("previous_invalid", f"`previous`: {error}") from None

@@ -6,7 +6,7 @@ is created only if absent and replaced only if it is still exactly what was read
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class StoreError(Exception):
@@ -120,3 +120,11 @@ class Store(Protocol):
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the name of every object that starts with `prefix`, in no promised order."""
+
+
+@runtime_checkable
+class SweepingStore(Protocol):
+    """A store in which a crash may leave temporary files behind."""
+
+    def sweep(self, older_than_s: float) -> int:
+        """Remove what crashes left more than `older_than_s` seconds ago; return how many."""

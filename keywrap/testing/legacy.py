@@ -7,20 +7,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from keywrap.contents import content_format
+from keywrap.contents import ContentError, content_format
 from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.opening import open_many
 from keywrap.providers.env import EnvKeyProvider
-from keywrap.reading import SidecarReader
-from keywrap.stores import Store
+from keywrap.reading import Seen, SidecarReader
+from keywrap.stores import Store, StoreError
 
 KINDS = ("adopter", "adopter-no-sidecar", "wrapped", "wrapped-provider-field", "adopter-empty")
 """The first adopter's blobs with and without sidecar, wrapped data keys, and an empty blob."""
 
 _LARGEST = 10_000
 _BATCH = 200
+
+
+def _kind(blob_id: str) -> str:
+    return blob_id.rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +43,15 @@ class LegacyBlobs:
     wrapping: EnvKeyProvider
     seed: str = "legacy"
 
-    def ids(self, count: int) -> list[str]:
-        """Return the ids of the first `count` blobs, of all kinds in turn."""
-        return [f"{KINDS[n % len(KINDS)]}-{n:06d}" for n in range(count)]
+    def ids(self, count: int, folder: str = "") -> list[str]:
+        """Return the ids of the first `count` blobs of a folder, of all kinds in turn."""
+        return [f"{folder}{KINDS[n % len(KINDS)]}-{n:06d}" for n in range(count)]
 
     def original(self, blob_id: str) -> bytes:
         """Return a blob's plaintext."""
         digest = hashlib.sha256(f"{self.seed}/{blob_id}".encode())
         size = int.from_bytes(digest.digest()[:4], "big") % _LARGEST
-        if blob_id.startswith("adopter-empty"):
+        if _kind(blob_id).startswith("adopter-empty"):
             return b""
         return hashlib.shake_256(digest.digest()).digest(size)
 
@@ -56,7 +60,7 @@ class LegacyBlobs:
         return pool.map(self._make_one, blob_ids)
 
     def _make_one(self, blob_id: str) -> str:
-        make = self._wrapped if blob_id.startswith("wrapped") else self._adopters
+        make = self._wrapped if _kind(blob_id).startswith("wrapped") else self._adopters
         make(self.reader.store, blob_id, self.original(blob_id))
         return blob_id
 
@@ -64,7 +68,7 @@ class LegacyBlobs:
         key = self.direct.unwrap(WrappedKey(KeyVersion(self.direct.key), b""), {})
         content = content_format("records-v1").seal(key, plaintext)
         store.create(self.reader.layout.content_name(blob_id), content)
-        if not blob_id.startswith("adopter-no-sidecar"):
+        if not _kind(blob_id).startswith("adopter-no-sidecar"):
             self._sidecar(store, blob_id, {"plaintext_size": len(plaintext)})
 
     def _wrapped(self, store: Store, blob_id: str, plaintext: bytes) -> None:
@@ -79,7 +83,7 @@ class LegacyBlobs:
             "content": "gcm-v1",
             "tenant": {"name": "Zoë", "ratio": 1.10},
         }
-        if blob_id.startswith("wrapped-provider-field"):
+        if _kind(blob_id).startswith("wrapped-provider-field"):
             record["provider"] = "env"
         self._sidecar(store, blob_id, record)
 
@@ -102,12 +106,16 @@ class LegacyBlobs:
                 (s.wrapped, {"blob_id": blob_id}) for blob_id, s in zip(ids, seen, strict=True)
             ]
             for blob_id, s, key in zip(ids, seen, open_many(keys, items), strict=True):
-                name = self.reader.layout.content_name(blob_id, s.sidecar.object)
-                by_id = "gcm-v1" if blob_id.startswith("wrapped") else "records-v1"
-                form = content_format(s.sidecar.content or by_id)
-                content = self.reader.store.read(name).data
-                if not isinstance(key, DataKey) or form.open(key, content) != self.original(
-                    blob_id
-                ):
+                if not isinstance(key, DataKey) or not self._is_original(blob_id, s, key):
                     wrong.append(blob_id)
         return wrong
+
+    def _is_original(self, blob_id: str, seen: Seen, key: DataKey) -> bool:
+        name = self.reader.layout.content_name(blob_id, seen.sidecar.object)
+        by_id = "gcm-v1" if _kind(blob_id).startswith("wrapped") else "records-v1"
+        try:
+            content = self.reader.store.read(name).data
+            form = content_format(seen.sidecar.content or by_id)
+            return form.open(key, content) == self.original(blob_id)
+        except (ContentError, StoreError):
+            return False

@@ -1,7 +1,11 @@
+import sys
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keywrap import layout as layout_module
 from keywrap.layout import MAX_BLOB_ID_BYTES, Layout, Part, UnsafeBlobIdError, check_blob_id
 
 GENERATION = "0123456789abcdef" * 2
@@ -148,3 +152,20 @@ def test_every_name_that_is_given_out_is_read_back_as_the_same_part(
         except UnsafeBlobIdError:
             continue
         assert layout.parse(name) == (blob_id, part)
+
+
+def test_every_character_that_unicode_calls_a_control_is_refused_and_no_other() -> None:
+    directions = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    for code in [*range(0xD800), *range(0xE000, sys.maxunicode + 1)]:
+        character = chr(code)
+        forges = (
+            unicodedata.category(character) in {"Cc", "Zl", "Zp"}
+            or unicodedata.bidirectional(character) in directions
+        )
+        assert bool(layout_module._FORGES_LINES.search(character)) == forges, hex(code)
+
+
+def test_a_layout_is_its_two_suffixes() -> None:
+    assert Layout(".a", ".b") == Layout(".a", ".b")
+    assert hash(Layout(".a", ".b")) == hash(Layout(".a", ".b"))
+    assert repr(Layout()) == "Layout(blob_suffix='', sidecar_suffix='.sidecar.json')"
