@@ -14,7 +14,7 @@ MIN_SAMPLE = 500
 """The least number of blobs that a sample opens: 0 bad of 459 shows under 1% bad with 99%
 confidence."""
 
-_MOVING = (Kind.MIGRATE, Kind.ROTATE)
+MOVING = (Kind.MIGRATE, Kind.ROTATE)
 _MAX_PROBE_DELAY_S = 30.0
 _REQUESTS = 0x7277_0001
 """Advisory lock: campaign requests are judged one at a time."""
@@ -110,8 +110,7 @@ def request(connection: Connection, asked: Request) -> int:
     Raises:
         RequestRefusedError: another open campaign moves some of the same blobs.
     """
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REQUESTS})
-    if asked.kind in _MOVING:
+    if asked.kind in MOVING:
         refuse_overlap(connection, asked.prefix)
     campaign_id = int(
         connection.execute(
@@ -140,16 +139,19 @@ def request(connection: Connection, asked: Request) -> int:
 def refuse_overlap(connection: Connection, prefix: str) -> None:
     """Refuse to move blobs that an open campaign moves already.
 
+    Until the end of this transaction nobody else opens one.
+
     Raises:
         RequestRefusedError: there is such a campaign.
     """
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REQUESTS})
     other = connection.execute(
         text(
             "SELECT id, kind, prefix FROM campaign"
             " WHERE kind = ANY(:moving) AND state = ANY(:open)"
             " AND (starts_with(prefix, :prefix) OR starts_with(:prefix, prefix)) LIMIT 1"
         ),
-        {"moving": list(_MOVING), "open": list(OPEN), "prefix": prefix},
+        {"moving": list(MOVING), "open": list(OPEN), "prefix": prefix},
     ).one_or_none()
     if other:
         raise RequestRefusedError(

@@ -70,7 +70,7 @@ def _key_version_ids(
     named = {v for f in found for v in (f.key_version, f.previous) if v is not None}
     if not named:
         return {}
-    ordered = sorted(named, key=str)  # one order for all, so that two workers cannot deadlock
+    ordered = sorted(named, key=str)  # one order for all, so that two cannot deadlock
     values = {
         "providers": [v.provider for v in ordered],
         "keys": [v.key for v in ordered],
@@ -83,14 +83,16 @@ def _key_version_ids(
     )
     rows = connection.execute(select, values).all()
     if len(rows) < len(ordered):
-        connection.execute(
-            text(
-                "INSERT INTO key_version (provider, key, version)"
-                " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:keys AS text[]),"
-                " CAST(:versions AS text[])) ON CONFLICT DO NOTHING"
-            ),
-            values,
-        )
+        # Committed apart: a scan's transaction is long, and others would wait for the new rows.
+        with connection.engine.begin() as apart:
+            apart.execute(
+                text(
+                    "INSERT INTO key_version (provider, key, version)"
+                    " SELECT * FROM unnest(CAST(:providers AS text[]), CAST(:keys AS text[]),"
+                    " CAST(:versions AS text[])) ON CONFLICT DO NOTHING"
+                ),
+                values,
+            )
         rows = connection.execute(select, values).all()
     return {KeyVersion(row.key, row.version): row.id for row in rows}
 
@@ -172,7 +174,7 @@ def census(connection: Connection, campaign_id: int) -> list[CensusLine]:
         text(
             "SELECT coalesce(k.provider, '') AS provider, coalesce(k.key, '') AS key,"
             " coalesce(k.version, '') AS version, coalesce(g.problem, '') AS problem,"
-            " sum(g.live) AS blobs, sum(g.previous) AS previous FROM ("
+            " sum(g.live)::bigint AS blobs, sum(g.previous)::bigint AS previous FROM ("
             "   SELECT key_version_id AS id, problem, count(*) AS live, 0 AS previous"
             "     FROM inventory WHERE campaign_id = :campaign GROUP BY 1, 2"
             "   UNION ALL SELECT previous_id, NULL, 0, count(*) FROM inventory"

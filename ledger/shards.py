@@ -16,6 +16,9 @@ from ledger import campaigns
 from ledger.campaigns import Campaign
 from ledger.states import WORKING, Kind, ShardKind
 
+QUEUE = "rewrap"
+"""The queue of hosts that can open every listed key."""
+
 
 class LeaseLostError(Exception):
     """Another worker may have the shard by now. Stop; nothing of this transaction counts."""
@@ -69,12 +72,13 @@ def add(
         connection.execute(
             text(
                 "INSERT INTO shard (campaign_id, kind, queue, state, total, part, parts)"
-                " VALUES (:campaign, :kind, 'rewrap', 'waiting', :total, :part, :parts)"
+                " VALUES (:campaign, :kind, :queue, 'waiting', :total, :part, :parts)"
                 " RETURNING shard_no"
             ),
             {
                 "campaign": campaign_id,
                 "kind": kind,
+                "queue": QUEUE,
                 "total": total,
                 "part": part,
                 "parts": parts,
@@ -83,7 +87,13 @@ def add(
     )
 
 
-def offer(connection: Connection, campaign_id: int, window: int, claim_s: float) -> list[Offer]:
+def offer(
+    connection: Connection,
+    campaign_id: int,
+    window: int,
+    claim_s: float,
+    kinds: Sequence[ShardKind] = tuple(ShardKind),
+) -> list[Offer]:
     """Offer waiting shards, so that at most `window` are offered or leased.
 
     The messages go out after the commit: one that is lost is an offer that lapses.
@@ -93,6 +103,7 @@ def offer(connection: Connection, campaign_id: int, window: int, claim_s: float)
             "WITH busy AS (SELECT count(*) AS n FROM shard"
             "   WHERE campaign_id = :campaign AND state IN ('offered', 'leased')),"
             " picked AS (SELECT id FROM shard WHERE campaign_id = :campaign AND state = 'waiting'"
+            "   AND kind = ANY(:kinds)"
             "   AND (not_before IS NULL OR not_before <= clock_timestamp())"
             "   ORDER BY shard_no LIMIT greatest(0, :window - (SELECT n FROM busy))"
             "   FOR UPDATE SKIP LOCKED)"
@@ -101,7 +112,7 @@ def offer(connection: Connection, campaign_id: int, window: int, claim_s: float)
             " FROM picked WHERE shard.id = picked.id"
             " RETURNING shard.id, shard.kind, shard.queue, shard.shard_no"
         ),
-        {"campaign": campaign_id, "window": window, "claim_s": claim_s},
+        {"campaign": campaign_id, "window": window, "claim_s": claim_s, "kinds": list(kinds)},
     )
     return [
         Offer(row.id, ShardKind(row.kind), row.queue, campaign_id, row.shard_no) for row in rows
@@ -216,8 +227,13 @@ def record(
     _fenced(
         connection,
         lease,
-        f"{sets}, attempt = 0, kms_requests = kms_requests + :kms_requests",
-        {**{o.value: counted[o] for o in Outcome}, "kms_requests": kms_requests},
+        f"{sets}, kms_requests = kms_requests + :kms_requests,"
+        " attempt = CASE WHEN :results > 0 THEN 0 ELSE attempt END",
+        {
+            **{o.value: counted[o] for o in Outcome},
+            "kms_requests": kms_requests,
+            "results": len(results),
+        },
     )
     connection.execute(
         text(

@@ -67,7 +67,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     # Out of a wait: back to the state that was left.
     State.BLOCKED: frozenset({*_WORK, State.STOPPED, State.PAUSING, State.CANCELLING}),
     State.STOPPED: frozenset({*_WORK, State.CANCELLING}),
-    State.PAUSING: frozenset({State.PAUSED, *_WORK, State.CANCELLING}),
+    State.PAUSING: frozenset({State.PAUSED, *_WORK, State.STOPPED, State.CANCELLING}),
     State.PAUSED: frozenset({State.PLANNED, *_WORK, State.CANCELLING, State.CANCELLED}),
     State.COMPLETE_WITH_EXCEPTIONS: frozenset({*_WORK}),  # retry
     State.CANCELLING: frozenset({State.CANCELLED}),

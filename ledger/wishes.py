@@ -59,10 +59,13 @@ def retry(connection: Connection, campaign: Campaign, *, quarantined: bool) -> i
         How many blobs are pending again.
 
     Raises:
-        RequestRefusedError: the campaign is not finished with exceptions, or has none of these.
+        RequestRefusedError: the campaign is not finished with exceptions, or has none of these;
+            or another one moves some of the same blobs by now.
     """
     if campaign.state is not State.COMPLETE_WITH_EXCEPTIONS or campaign.kind is Kind.INVENTORY:
         raise _refused(campaign, "retry")
+    if campaign.kind in campaigns.MOVING:
+        campaigns.refuse_overlap(connection, campaign.prefix)
     again = [Outcome.FAILED, Outcome.CONFLICT] + [Outcome.QUARANTINED] * quarantined
     count = reopen(connection, campaign.id, again)
     if count == 0:

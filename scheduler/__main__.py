@@ -17,16 +17,24 @@ from scheduler.desk import REFUSED, UNREACHABLE, USAGE, DeskError
 
 _INTERRUPTED = 130
 
-_WORDS: dict[type[Exception], tuple[int, str]] = {
-    ConfigError: (USAGE, "configuration"),
-    RequestRefusedError: (REFUSED, "refused"),
-    LedgerUnavailableError: (UNREACHABLE, "ledger_unavailable"),
-    LedgerNotReadyError: (UNREACHABLE, "ledger_not_migrated"),
-    EmbeddedError: (UNREACHABLE, "embedded_service"),
-    KmsError: (UNREACHABLE, "kms_unavailable"),
-    StoreError: (UNREACHABLE, "store_unavailable"),
+_WORDS: dict[type[Exception], tuple[int, str, str]] = {
+    ConfigError: (USAGE, "configuration", "mend the configuration, then run it again"),
+    RequestRefusedError: (REFUSED, "refused", "rewrap status"),
+    LedgerUnavailableError: (
+        UNREACHABLE,
+        "ledger_unavailable",
+        "check [ledger] url or REWRAP_LEDGER_URL, then run it again",
+    ),
+    LedgerNotReadyError: (UNREACHABLE, "ledger_not_migrated", "rewrap scheduler"),
+    EmbeddedError: (UNREACHABLE, "embedded_service", "mend that, then run it again"),
+    KmsError: (
+        UNREACHABLE,
+        "kms_unavailable",
+        "check the key's address and token in [keys], then run it again",
+    ),
+    StoreError: (UNREACHABLE, "store_unavailable", "check [store] url, then run it again"),
 }
-"""The exit code and reason code of each error that is not the desk's own."""
+"""The exit code, reason code and next step of each error that is not the desk's own."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,27 +44,31 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code of the command-line contract.
     """
     try:
-        code: object = rewrap.main(arguments, prog_name="rewrap", standalone_mode=False)
+        done: object = rewrap.main(arguments, prog_name="rewrap", standalone_mode=False)
     except click.ClickException as error:
-        return _say(error.format_message(), USAGE, "usage", _help_of(error))
+        return _usage(error)
     except click.Abort:
         return _INTERRUPTED
     except DeskError as error:
         return _say(str(error), error.exit_code, error.reason_code, error.next_command)
     except tuple(_WORDS) as error:
-        exit_code, reason_code = next(w for kind, w in _WORDS.items() if isinstance(error, kind))
+        code, reason_code, step = next(w for kind, w in _WORDS.items() if isinstance(error, kind))
         reason_code = getattr(error, "reason_code", reason_code)
-        return _say(str(error), exit_code, reason_code, getattr(error, "next_command", ""))
+        return _say(str(error), code, reason_code, getattr(error, "next_command", "") or step)
     except BrokenPipeError:
         # Whoever read our output has enough; nothing else was cut off by it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    return code if isinstance(code, int) else 0
+    return done if isinstance(done, int) else 0
 
 
-def _help_of(error: click.ClickException) -> str:
+def _usage(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return USAGE
     context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context else "rewrap --help"
+    next_command = f"{context.command_path} --help" if context else "rewrap --help"
+    return _say(error.format_message(), USAGE, "usage", next_command)
 
 
 def _say(message: str, code: int, reason_code: str, next_command: str = "") -> int:
@@ -67,7 +79,7 @@ def _say(message: str, code: int, reason_code: str, next_command: str = "") -> i
             )
         )
     else:
-        click.echo(f"rewrap: {message}", err=True)
+        click.echo(f"rewrap: {message} [{reason_code}]", err=True)
         if next_command:
             click.echo(f"next: {next_command}", err=True)
     return code

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 
-from keywrap.rewrapping import Prove
-from ledger import campaigns, progress, samples, shards
+from keywrap.rewrapping import Outcome, Prove
+from ledger import campaigns, progress, samples, shards, wishes
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.states import Kind, ShardKind, ShardState, State
+from tasks.scans import MAX_PASSES
+
+_PASSES_FOR_CONFLICTS = MAX_PASSES - 2
+"""The last two passes are for fresh scans: one whose stragglers are moved, and one to end."""
 
 _IN_WORK = (ShardState.OFFERED, ShardState.LEASED)
 
@@ -57,6 +61,10 @@ def _inventory(
 def _running(connection: Connection, campaign: Campaign, done: Progress, scan_parts: int) -> bool:
     if not _all_done(done, ShardKind.REWRAP):
         return False
+    if done.counts[Outcome.CONFLICT] and campaign.passes < _PASSES_FOR_CONFLICTS:
+        # A writer came first each time. By now it may have finished: read those blobs once more.
+        campaigns.count_pass(connection, campaign.id)
+        return wishes.reopen(connection, campaign.id, [Outcome.CONFLICT]) > 0
     _add_scan(connection, campaign, ShardKind.STRAGGLERS, scan_parts)
     campaigns.count_pass(connection, campaign.id)
     if campaign.prove is Prove.SAMPLE:

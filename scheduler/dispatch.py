@@ -11,8 +11,9 @@ from ledger import campaigns, progress, rotations, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
 from ledger.shards import Offer
-from ledger.states import State
+from ledger.states import ShardKind, State
 from scheduler.advance import advance
+from workers.broker import BrokerUnavailableError
 from workers.settings import Scheduler
 
 logger = logging.getLogger(__name__)
@@ -20,14 +21,15 @@ logger = logging.getLogger(__name__)
 TICK_LOCK = 0x7277_0003
 HEARTBEAT = "scheduler"
 
-_OFFERS_IN = {State.INVENTORY, State.RUNNING, State.VERIFYING}
+_OFFERS_IN: dict[State, tuple[ShardKind, ...]] = {
+    State.INVENTORY: tuple(ShardKind),
+    State.RUNNING: tuple(ShardKind),
+    # What a fresh scan brought back waits for RUNNING: another fresh scan must come after it.
+    State.VERIFYING: (ShardKind.STRAGGLERS, ShardKind.VERIFY),
+}
 
 Send = Callable[[Offer], None]
 """Sends the message of one offer. Raises `BrokerUnavailableError` where it cannot."""
-
-
-class BrokerUnavailableError(Exception):
-    """The broker does not take messages. Offers lapse and are made again."""
 
 
 class Dispatcher:
@@ -84,12 +86,15 @@ class Dispatcher:
         now = campaigns.get(connection, campaign.id)
         if now is None:
             return []
-        window = self._settings.window if now.state in _OFFERS_IN else 0
-        if now.state is State.BLOCKED and campaigns.probe_due(connection, now.id):
-            window = 1  # one shard tries; its progress unblocks the campaign
-        if window == 0:
+        window, state = self._settings.window, now.state
+        if state is State.BLOCKED:
+            # One shard tries; its progress unblocks the campaign.
+            window = int(campaigns.probe_due(connection, now.id))
+            state = now.resume_state or state
+        kinds = _OFFERS_IN.get(state, ())
+        if window == 0 or not kinds:
             return []
-        return shards.offer(connection, now.id, window, self._settings.claim_s)
+        return shards.offer(connection, now.id, window, self._settings.claim_s, kinds)
 
     def _publish(self, offers: Sequence[Offer]) -> None:
         try:

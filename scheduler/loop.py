@@ -11,9 +11,10 @@ from kombu.exceptions import OperationalError
 from ledger import schema
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
-from scheduler.dispatch import BrokerUnavailableError, Dispatcher, Send
+from scheduler.dispatch import Dispatcher, Send
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
+from workers.broker import BrokerUnavailableError
 from workers.composition import ledger_of
 from workers.settings import Settings
 

@@ -106,7 +106,7 @@ class Node:
             return Service(name, argv, environment, logs / f"{name}.log")
 
         workers = [
-            service(f"worker-{n}", f"worker --name worker-{n}", everything)
+            service(f"worker-{n}", f"worker --name worker-{n} --processes 1", everything)
             for n in range(1, self._workers + 1)
         ]
         scheduler = service("scheduler", "scheduler", keyless)

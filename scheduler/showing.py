@@ -171,10 +171,11 @@ def _plain_lines(console: Console, read: Callable[[], Status]) -> Status:
 
 def _line(now: Status) -> str:
     done = now.progress
+    decided = done.scanned if now.campaign.kind is Kind.INVENTORY else done.decided
     rate = f", {done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
     return (
         f"{now.campaign.kind} {now.campaign.id}: {_state(now)} - "
-        f"{done.decided:,} of {done.scanned:,}{rate}"
+        f"{decided:,} of {done.scanned:,}{rate}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
@@ -15,6 +16,9 @@ from tasks.runtime import Counts, Runtime
 logger = logging.getLogger(__name__)
 
 _BEATS_A_LEASE = 6  # five may be lost before the lease is
+_STUCK_AFTER_LEASES = 10
+"""Lease lengths without a step after which work counts as stuck: its lease is let lapse."""
+
 _FAILED_AGAIN_S = 5.0
 
 
@@ -31,6 +35,7 @@ class Work:
         self._ended = threading.Event()
         self._go_on = True
         self._lost = False
+        self._moved_at = time.monotonic()
         self._beats = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
 
     def check(self) -> None:
@@ -40,13 +45,18 @@ class Work:
             LeaseLostError: another worker may have the shard by now.
             HandBackError: the campaign is to pause or end, or this process is to stop.
         """
+        self._moved_at = time.monotonic()
         if self._lost:
             raise LeaseLostError(f"shard {self.lease.shard_no} was taken back")
         if not self._go_on or self.runtime.stopping():
             raise HandBackError
 
     def _beat(self) -> None:
+        stuck_after_s = self.runtime.lease_s * _STUCK_AFTER_LEASES
         while not self._ended.wait(self.runtime.lease_s / _BEATS_A_LEASE):
+            if time.monotonic() - self._moved_at > stuck_after_s:
+                logger.error("shard %d is stuck; its lease lapses", self.lease.shard_no)
+                return
             try:
                 with self.runtime.ledger.begin() as connection:
                     self._go_on = shards.renew(connection, self.lease, self.runtime.lease_s)

@@ -8,7 +8,7 @@ from keywrap.keys import KeyVersion
 from keywrap.reading import GoneError, QuarantineError, Seen
 from keywrap.rewrapping import Goal, Selection
 from keywrap.scan import scan
-from keywrap.stores import StoreUnavailableError
+from keywrap.stores import StoreUnavailableError, SweepingStore
 from ledger import findings, shards
 from ledger.connection import Connection
 from ledger.findings import UNCUT, Finding
@@ -18,6 +18,8 @@ from tasks.interruptions import settle
 from tasks.leases import Work, under_lease
 from tasks.rewrap import goal_of
 from tasks.runtime import Counts, Progress, Runtime
+
+_LEFTOVERS_AFTER_S = 3600.0
 
 MAX_PASSES = 5
 """Fresh scans that may find stragglers before they are called conflicts."""
@@ -38,19 +40,29 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
     """
 
     def body(work: Work) -> Counts:
-        found = 0
+        found, chunks = 0, []
         try:
+            _sweep(work)
+            for chunk in _look(work):
+                chunks.append(chunk)
+                found += len(chunk)
+                progress(found, found)
+            # Only now: a transaction that waited for the store would be cut off as idle.
             with runtime.ledger.begin() as connection:
-                for chunk in _look(work):
+                for chunk in chunks:
                     _record(connection, work, chunk)
-                    found += len(chunk)
-                    progress(found, found)
                 shards.finish(connection, work.lease, total=found)
         except StoreUnavailableError as error:
             _block(work, error)
         return {"scanned": found}
 
     return under_lease(runtime, shard_id, ShardKind.INVENTORY, body)
+
+
+def _sweep(work: Work) -> None:
+    store = work.runtime.reader.store
+    if work.lease.part == 0 and isinstance(store, SweepingStore):
+        store.sweep(_LEFTOVERS_AFTER_S)
 
 
 def _record(connection: Connection, work: Work, chunk: list[Finding]) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.ledgers", "tests.nodes"]
 
 UNIT = Path(__file__).parent / "unit"
 

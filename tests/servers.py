@@ -27,7 +27,14 @@ def server_directory() -> Iterator[Path]:
 def postgres(server_directory: Path) -> Iterator[Postgres]:
     """An embedded PostgreSQL; make a database of your own with `postgres.url_of(name)`."""
     # Supervised: a killed test run leaves nothing behind. It survives no power cut, nor has to.
-    settings = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    settings = {
+        "fsync": "off",
+        "synchronous_commit": "off",
+        "full_page_writes": "off",
+        "wal_level": "minimal",  # a clone of a template database takes a fifth of the time
+        "max_wal_senders": "0",
+        "autovacuum": "off",
+    }
     server = Postgres.start(server_directory / "postgres", supervised=True, settings=settings)
     try:
         yield server

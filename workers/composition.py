@@ -3,26 +3,12 @@
 import os
 import socket
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
-from keywrap.config import ConfigError, layout, open_keys, open_store
-from keywrap.keys import KeyVersion
-from keywrap.reading import SidecarReader
+from keywrap.config import ConfigError, open_keys, open_reader
+from keywrap.threads import StoreThreads
 from ledger.connection import Ledger
 from tasks.runtime import Runtime
 from workers.settings import Settings
-
-
-def reader_of(settings: Settings) -> SidecarReader:
-    """Make the reader of the configured store.
-
-    Raises:
-        ConfigError: the store's URL is of no kind that is known.
-        StoreUnavailableError: the store is not there.
-    """
-    store = settings.keywrap.store
-    default = KeyVersion.parse(store.legacy_default) if store.legacy_default else None
-    return SidecarReader(open_store(settings.keywrap), layout(settings.keywrap), default)
 
 
 def ledger_of(settings: Settings) -> Ledger:
@@ -53,11 +39,11 @@ def compose(
     """
     return Runtime(
         ledger=ledger_of(settings),
-        reader=reader_of(settings),
+        reader=open_reader(settings.keywrap),
         keys=open_keys(settings.keywrap, environ),
         legacy_content=settings.keywrap.store.legacy_content,
         keep_previous=settings.keywrap.store.keep_previous,
-        pool=ThreadPoolExecutor(settings.workers.threads, thread_name_prefix="store"),
+        pool=StoreThreads(settings.workers.threads),
         owner=f"{socket.gethostname()}:{os.getpid()}",
         lease_s=settings.workers.lease_s,
         batch=settings.workers.batch,

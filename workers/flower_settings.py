@@ -12,4 +12,4 @@ persistent = False  # its file is a pickle: who can write it runs code in Flower
 max_tasks = 20000
 purge_offline_workers = 60
 auto_refresh = True
-tasks_columns = "name,uuid,state,args,kwargs,result,received,started,runtime,worker"
+tasks_columns = "name,state,args,result,received,started,runtime,worker,uuid"

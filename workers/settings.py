@@ -5,7 +5,6 @@ changes a rule of safety: what keys are listed, what is taken for legacy, what i
 """
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -13,7 +12,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from keywrap.config import ConfigError, KeywrapConfig
+from keywrap.config import ConfigError, KeywrapConfig, read_file
 
 DEFAULT_PATH = "rewrap.toml"
 _STATE_DIR = ".rewrap-state"
@@ -107,7 +106,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         ConfigError: there is no such file, it is not TOML, or a value in it is wrong.
     """
     file = Path(path or environ.get("REWRAP_CONFIG") or DEFAULT_PATH)
-    table = _read(file)
+    table = read_file(file)
     state_dir = environ.get("REWRAP_STATE_DIR") or table.pop("state_dir", _STATE_DIR)
     table.pop("state_dir", None)
     if not isinstance(state_dir, str):
@@ -126,19 +125,6 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")
     return settings
-
-
-def _read(file: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(
-            str(file), "there is no such configuration", next_command="rewrap init"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(str(file), f"cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(file), f"is not TOML: {error}") from error
 
 
 def _section(

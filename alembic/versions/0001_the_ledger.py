@@ -35,6 +35,13 @@ def upgrade():
         ),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('inventory', 'migrate', 'rotate', 'verify')", name=op.f("campaign_kind_check")
+        ),
+        sa.CheckConstraint(
+            "state IN ('planned', 'inventory', 'running', 'verifying', 'pausing', 'paused', 'blocked', 'stopped', 'complete', 'complete_with_exceptions', 'cancelling', 'cancelled')",
+            name=op.f("campaign_state_check"),
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("campaign_pkey")),
     )
     op.create_table(
@@ -74,6 +81,10 @@ def upgrade():
         sa.Column("outcome", sa.Text(), nullable=False),
         sa.Column("reason_code", sa.Text(), nullable=True),
         sa.Column("detail", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "outcome IN ('rewrapped', 'current', 'excluded', 'conflict', 'gone', 'quarantined', 'failed')",
+            name=op.f("outcome_outcome_check"),
+        ),
         sa.PrimaryKeyConstraint("campaign_id", "blob_id", name=op.f("outcome_pkey")),
         postgresql_partition_by="LIST (campaign_id)",
     )
@@ -146,6 +157,12 @@ def upgrade():
         sa.Column("kms_requests", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "kind IN ('inventory', 'rewrap', 'stragglers', 'verify')", name=op.f("shard_kind_check")
+        ),
+        sa.CheckConstraint(
+            "state IN ('waiting', 'offered', 'leased', 'done')", name=op.f("shard_state_check")
+        ),
         sa.CheckConstraint(
             "rewrapped + current + excluded + conflict + gone + quarantined + failed <= total OR kind <> 'rewrap'",
             name=op.f("shard_balance_check"),

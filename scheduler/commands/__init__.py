@@ -2,16 +2,14 @@
 
 import click
 
-from scheduler.commands import (
-    asking,
-    demo,
-    inventory,
-    reading,
-    rotation,
-    services,
-    setup,
-    starting,
-)
+from scheduler.commands.asking import cancel, pause, resume, retry
+from scheduler.commands.demo import demo
+from scheduler.commands.inventory import inventory
+from scheduler.commands.reading import blobs, status
+from scheduler.commands.rotation import rotate_kek
+from scheduler.commands.services import flower, scheduler, up, worker
+from scheduler.commands.setup import init
+from scheduler.commands.starting import start, verify
 from scheduler.desk import Desk
 
 
@@ -27,22 +25,9 @@ def rewrap(context: click.Context, config: str | None) -> None:
     context.obj = Desk(config)
 
 
-for command in (
-    setup.init,
-    services.up,
-    services.scheduler,
-    services.worker,
-    services.flower,
-    inventory.inventory,
-    starting.start,
-    starting.verify,
-    rotation.rotate_kek,
-    reading.status,
-    reading.blobs,
-    asking.pause,
-    asking.resume,
-    asking.cancel,
-    asking.retry,
-    demo.demo,
-):
+_RUN = (init, up, scheduler, worker, flower, demo)
+_DO = (inventory, start, verify, rotate_kek, pause, resume, cancel, retry)
+_READ = (status, blobs)
+
+for command in (*_RUN, *_DO, *_READ):
     rewrap.add_command(command)

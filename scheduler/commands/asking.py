@@ -5,9 +5,10 @@ import click
 from ledger import campaigns, wishes
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
+from scheduler.commands.reading import CAMPAIGN_ID
 from scheduler.desk import USAGE, Desk, DeskError
 
-_campaign = click.argument("campaign", type=int)
+_campaign = click.argument("campaign", type=CAMPAIGN_ID)
 
 
 def _asked(connection: Connection, campaign_id: int) -> Campaign:

@@ -23,14 +23,13 @@ from rich.table import Table
 
 from embedded.launching import end_with_parent
 from embedded.openbao import OpenBao
-from keywrap.config import open_keys
+from keywrap.config import open_keys, open_reader
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
 from keywrap.providers.env import EnvKeyProvider
 from keywrap.reading import SidecarReader
 from keywrap.testing.legacy import LegacyBlobs
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, UNREACHABLE, DeskError
-from workers.composition import reader_of
 from workers.settings import load
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -176,7 +175,7 @@ def _prepare(place: Path, bao: OpenBao, count: int) -> Story:
     }
     environment["BLOB_WRAP_KEY"] = environment["BLOB_WRAP_KEY"].replace("-", "+").replace("_", "/")
     settings = load(str(config), environment)
-    keys, reader = open_keys(settings.keywrap, environment), reader_of(settings)
+    keys, reader = open_keys(settings.keywrap, environment), open_reader(settings.keywrap)
     direct, wrapping = keys.provider("env:BLOB_KEY"), keys.provider("env:BLOB_WRAP_KEY")
     if not isinstance(direct, EnvKeyProvider) or not isinstance(wrapping, EnvKeyProvider):
         raise TypeError("the demo's legacy keys are kept in the environment")
@@ -239,7 +238,10 @@ def _rotate(story: Story) -> None:
     _check(story, "decrypt all again")
     story.say(f"verify --sample {min(500, len(story.blob_ids))}")
     story.say("inventory")
-    census = story.ask("inventory") or {"by_key": []}
+    census = story.ask("inventory")
+    if census is None:
+        story.faults.append("`rewrap inventory --json` failed, so nothing is known about its keys")
+        return
     target = story.keys.primary.current_version() if story.keys.primary else KeyVersion("")
     left = sum(
         line["blobs"]

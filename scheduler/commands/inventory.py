@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from keywrap.keys import LEGACY_PROVIDERS
 from ledger import campaigns, findings
 from ledger.campaigns import Request
 from ledger.findings import Finding
@@ -58,7 +59,8 @@ def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) ->
     showing.census(lines)
     if export:
         click.echo(f"{count:,} blobs written to {export}")
-    click.echo("next: rewrap start migrate")
+    if any(line.provider in LEGACY_PROVIDERS for line in lines):
+        click.echo("next: rewrap start migrate")
     return outcome_of(end)
 
 

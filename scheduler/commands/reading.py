@@ -11,6 +11,9 @@ from scheduler.desk import Desk
 from scheduler.status import Status
 from scheduler.status import read as read_status
 
+CAMPAIGN_ID = click.IntRange(1, 2**31 - 1)
+"""A campaign's id, as PostgreSQL's `integer` holds it."""
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 """`--json`, the same on every reading command."""
 
@@ -31,7 +34,7 @@ def status_of(desk: Desk, campaign_id: int) -> Status:
 
 
 @click.command()
-@click.argument("campaign", type=int, required=False)
+@click.argument("campaign", type=CAMPAIGN_ID, required=False)
 @click.option("--watch", is_flag=True, help="Follow it until it is finished.")
 @as_json
 @click.pass_obj
@@ -66,7 +69,7 @@ def _list(desk: Desk, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("campaign", type=int)
+@click.argument("campaign", type=CAMPAIGN_ID)
 @click.option("--outcome", type=click.Choice([o.value for o in Outcome]), help="Only these.")
 @as_json
 @click.pass_obj

@@ -10,11 +10,13 @@ from types import FrameType
 
 import click
 
+from keywrap.config import open_keys, open_reader
+from ledger.shards import QUEUE
 from scheduler import loop
 from scheduler.desk import UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.node import Node
 from scheduler.supervisor import supervise
-from workers.celery_settings import QUEUE
+from workers import broker
 from workers.composition import compose
 from workers.settings import DEFAULT_PATH, Settings, load
 
@@ -47,8 +49,9 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     desk = _in_directory(desk, directory)
     settings = load(desk.config)  # without what the desk takes from an `up` that runs
     config = desk.config or os.environ.get("REWRAP_CONFIG") or DEFAULT_PATH
+    open_keys(settings.keywrap, os.environ)  # a wrong key or store is told here, not in a log,
+    open_reader(settings.keywrap)  # and before anything is started or made
     node = Node(config, settings, workers or os.cpu_count() or 1)
-    compose(node.settings, lambda: False)  # a wrong key or store is told here, not in a log
     flower = node.settings.flower
     click.echo(f"Flower: http://{flower.address}:{flower.port}  sign-in: {node.sign_in_file}")
     click.echo(f"logs: {Path(settings.state_dir) / 'logs'}")
@@ -80,12 +83,16 @@ def scheduler(desk: Desk) -> None:
 
 @click.command()
 @click.option("--name", default="worker", show_default=True, help="What Flower calls it.")
+@click.option("--processes", type=click.IntRange(min=1), help="[default: one a core]")
 @click.pass_obj
-def worker(desk: Desk, name: str) -> None:
-    """Run a Celery worker. SIGTERM hands its shards back and ends it."""
+def worker(desk: Desk, name: str, processes: int | None) -> None:
+    """Run a Celery worker. SIGTERM hands its shards back and ends it.
+
+    Example: rewrap worker --processes 4
+    """
     settings = _served(desk)
     compose(settings, lambda: False)  # wrong keys or stores are told now, not by the first task
-    processes = settings.workers.processes or 1
+    processes = processes or settings.workers.processes or os.cpu_count() or 1
     _exec(
         settings,
         ["worker", f"--concurrency={processes}", f"--queues={QUEUE}", "--loglevel=INFO"],
@@ -116,14 +123,24 @@ def flower(desk: Desk) -> None:
 def _served(desk: Desk) -> Settings:
     """Return the settings of a process that needs both ledger and broker."""
     settings = desk.settings
-    for name, section in (("ledger", settings.ledger), ("broker", settings.broker)):
-        if not section.url:
+    for name, url in (("ledger", settings.ledger.url), ("broker", settings.broker.url)):
+        if not url:
             raise DeskError(
                 f"no {name} is configured: set [{name}] url or REWRAP_{name.upper()}_URL",
                 exit_code=UNREACHABLE,
                 reason_code=f"no_{name}",
                 next_command="rewrap up (it brings its own)",
             )
+    try:
+        if warning := broker.greet(settings.broker.url):
+            logging.getLogger(__name__).warning(warning)
+    except broker.BrokerUnavailableError as error:
+        raise DeskError(
+            f"the broker does not answer: {error}",
+            exit_code=UNREACHABLE,
+            reason_code="broker_unavailable",
+            next_command="check [broker] url or REWRAP_BROKER_URL, then run it again",
+        ) from error
     return settings
 
 

@@ -16,7 +16,19 @@ from scheduler.status import Status
 
 yes = click.option("--yes", is_flag=True, help="Go ahead without asking.")
 wait = click.option("--wait", is_flag=True, help="Show its progress until it is finished.")
-prefix = click.option("--prefix", default="", metavar="P", help="Only blobs whose id starts so.")
+
+
+def _unicode(_context: click.Context, _param: click.Parameter, value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not Unicode; blobs of such ids are quarantined") from None
+    return value
+
+
+prefix = click.option(
+    "--prefix", default="", metavar="P", callback=_unicode, help="Only blobs whose id starts so."
+)
 
 _DEFAULT_SAMPLE = 0.01
 
@@ -133,7 +145,11 @@ def open_campaign(desk: Desk, request: Request) -> int:
 
 def follow(desk: Desk, campaign_id: int) -> int:
     """Show a campaign's progress until it is finished; return the exit code of its end."""
-    end = showing.until_finished(lambda: status_of(desk, campaign_id))
+    try:
+        end = showing.until_finished(lambda: status_of(desk, campaign_id))
+    except KeyboardInterrupt:
+        click.echo(f"\ncampaign {campaign_id} goes on\nnext: rewrap status {campaign_id} --watch")
+        raise
     showing.status(end)
     return outcome_of(end)
 
