@@ -43,7 +43,7 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     processes: Annotated[int, Meta(ge=0, le=256)] = 0
-    threads: Annotated[int, Meta(ge=1, le=512)] = 8
+    threads: Annotated[int, Meta(ge=1, le=512)] = 4
     lease_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     batch: Annotated[int, Meta(ge=1, le=10_000)] = 500
 
@@ -59,7 +59,7 @@ class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         scan_parts: parts that the store is listed in, by as many workers at once.
     """
 
-    tick_s: Seconds = 0.5
+    tick_s: Seconds = 0.2
     window: Annotated[int, Meta(ge=1, le=10_000)] = 8
     claim_s: Seconds = 10.0
     max_attempts: Annotated[int, Meta(ge=1, le=1000)] = 10

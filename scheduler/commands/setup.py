@@ -43,7 +43,7 @@ token_env = "BAO_TOKEN"              # or token_file, which is read again when i
 
 # [workers]
 # processes = 1                      # processes of one `rewrap worker`
-# threads = 8                        # threads for store requests in each
+# threads = 4                        # threads for store requests in each
 # lease_s = 30                       # what a worker that dies costs at most
 
 # [flower]
