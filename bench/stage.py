@@ -23,6 +23,7 @@ from keywrap.keys import KeyVersion
 from keywrap.providers.env import EnvKeyProvider
 from keywrap.reading import SidecarReader
 from keywrap.testing.legacy import LegacyBlobs
+from scheduler.story import CONFIGURATION
 from workers.settings import Settings, load
 
 ROOT = Path(__file__).parent.parent
@@ -32,29 +33,6 @@ THREADS = 8
 _TMPFS = Path("/dev/shm")  # noqa: S108 - made into a private directory below
 _ROOM_BYTES = 1536 * 1024 * 1024
 _GRACE_S = 30.0
-_CONFIG = """\
-[store]
-url = "{store}"
-blob_suffix = ".blob"
-sidecar_suffix = ".blob.meta"
-legacy_default = "env:BLOB_KEY"
-legacy_content = "records-v1"
-
-[keys]
-primary = "hcvault://transit/{kek}"
-
-[keys.env.BLOB_KEY]
-encoding = "hex"
-scheme = "direct"
-
-[keys.env.BLOB_WRAP_KEY]
-encoding = "hex"
-scheme = "aes-gcm"
-
-[keys.vault."transit/{kek}"]
-address = "{address}"
-token_env = "BAO_TOKEN"
-"""
 
 
 class BenchError(Exception):
@@ -229,7 +207,9 @@ def _staged(directory: Path, bao: OpenBao, urls: Mapping[str, str], pool: Execut
     (directory / "blobs").mkdir()
     config = directory / "rewrap.toml"
     store = (directory / "blobs").as_uri()
-    config.write_text(_CONFIG.format(store=store, kek=KEK, address=bao.address), encoding="utf-8")
+    config.write_text(
+        CONFIGURATION.format(store=store, kek=KEK, address=bao.address), encoding="utf-8"
+    )
     environment = {
         **os.environ,
         **urls,

@@ -1,9 +1,6 @@
 """The scheduler's process: ticks until it is told to stop."""
 
 import logging
-import signal
-import threading
-from types import FrameType
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -12,6 +9,7 @@ from ledger import schema
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
 from scheduler.dispatch import Dispatcher, Send
+from scheduler.stopping import Stop
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
@@ -53,13 +51,8 @@ def run(settings: Settings) -> None:
         ConfigError: no ledger is configured.
         LedgerUnavailableError: PostgreSQL does not answer at the start.
     """
-    stop = threading.Event()
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    stop = Stop()
+    stop.on_signals()
     ledger = ledger_of(settings)
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)

@@ -4,13 +4,13 @@ import logging
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedded.launching import end_with_parent
+from scheduler.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +91,7 @@ Server = Callable[[], object]
 """Starts an embedded server unless it runs."""
 
 
-def supervise(
-    servers: Sequence[Server], services: Sequence[Service], stop: threading.Event
-) -> None:
+def supervise(servers: Sequence[Server], services: Sequence[Service], stop: Stop) -> None:
     """Keep servers and services alive until `stop` is set, then end the services in good order.
 
     Call it from the main thread: the processes end with the thread that started them.

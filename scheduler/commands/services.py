@@ -2,11 +2,8 @@
 
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -15,6 +12,7 @@ from ledger.shards import QUEUE
 from scheduler import loop
 from scheduler.desk import UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.node import Node
+from scheduler.stopping import Stop
 from scheduler.supervisor import supervise
 from workers import broker
 from workers.composition import compose
@@ -38,13 +36,8 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
 
     Example: rewrap up --workers 2
     """
-    stop = threading.Event()
-
-    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    stop = Stop()
+    stop.on_signals()
     logging.basicConfig(level=logging.INFO, format=_LOG, stream=sys.stderr)
     desk = _in_directory(desk, directory)
     settings = load(desk.config)  # without what the desk takes from an `up` that runs
