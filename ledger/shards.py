@@ -126,7 +126,10 @@ def take_back(connection: Connection) -> int:
             "UPDATE shard SET state = 'waiting', until = NULL, owner = NULL,"
             " attempt = attempt + (state = 'leased')::int,"
             " lapses = lapses + (state = 'offered')::int"
-            " WHERE state IN ('offered', 'leased') AND until < clock_timestamp()"
+            " WHERE id IN (SELECT id FROM shard"
+            "   WHERE state IN ('offered', 'leased') AND until < clock_timestamp()"
+            # A worker that froze inside its transaction holds its row: the tick goes round it.
+            "   FOR UPDATE SKIP LOCKED)"
         )
     ).rowcount
 
