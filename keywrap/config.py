@@ -69,6 +69,11 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     legacy_content: str = "gcm-v1"
     keep_previous: bool = True
 
+    @property
+    def place(self) -> str:
+        """The store and its naming rule in one line: two that differ name other blobs."""
+        return f"{self.url} ({self.blob_suffix or 'no suffix'}, {self.sidecar_suffix})"
+
 
 class KeywrapConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `keywrap` needs to know: one store, and the KEKs of its blobs."""

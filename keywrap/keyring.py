@@ -57,6 +57,10 @@ class KeyRing:
         except KeyError:
             raise UnlistedKeyError(key) from None
 
+    def __contains__(self, key: str) -> bool:
+        """Whether the configuration lists a KEK."""
+        return key in self._providers
+
     def keys(self) -> tuple[str, ...]:
         """Return the URIs of the listed KEKs, in the order of the configuration."""
         return tuple(self._providers)

@@ -5,6 +5,7 @@ anywhere: before `replace` the store holds the old wrap, untouched; after it, a 
 proved before it was written. Nothing is ever undone by a compensating write.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from enum import StrEnum
 
 from keywrap.contents import ContentError, content_format
 from keywrap.datakey import DataKey
-from keywrap.keyring import KeyRing
+from keywrap.keyring import KeyRing, UnlistedKeyError
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import (
     Context,
@@ -38,6 +39,10 @@ from keywrap.stores import (
 
 READS = 3
 """How often a blob is read anew after another writer won, before it is called a conflict."""
+
+
+STORE_FAILURES = 10
+"""So many failures in a batch without one write that succeeds are the store's: a full disk."""
 
 
 class Outcome(StrEnum):
@@ -182,13 +187,21 @@ class Rewrapper:
         try:
             while pending := [move for move in moves if move.result is None]:
                 self._pass(pending, goal)
-            if any(m.result and m.result.outcome is Outcome.FAILED for m in moves):
-                self.reader.store.check()
+            self._tell_failures_apart(moves)
         except (KmsError, StoreUnavailableError, ProofFailedError) as interruption:
             # What was away is pending still: it may have been the store as a whole.
             decided = [m.result for m in moves if m.result]
             return Report([r for r in decided if r.outcome is not Outcome.FAILED], interruption)
         return Report([m.result for m in moves if m.result])
+
+    def _tell_failures_apart(self, moves: Sequence[Move]) -> None:
+        """Blame a few failures on the blobs, but many and nothing else on the store."""
+        outcomes = Counter(move.result.outcome for move in moves if move.result)
+        if outcomes[Outcome.FAILED]:
+            self.reader.store.check()
+        if outcomes[Outcome.FAILED] >= STORE_FAILURES and not outcomes[Outcome.REWRAPPED]:
+            details = (m.result.detail for m in moves if m.result and m.result.detail)
+            raise StoreUnavailableError(next(details, "the store takes no writes"))
 
     def _pass(self, moves: Sequence[Move], goal: Goal) -> None:
         for step in (self.read, self.open, self.match, self.wrap, self.prove, self.replace):
@@ -204,10 +217,22 @@ class Rewrapper:
             if move.seen is None or move.result is not None:
                 continue
             version = move.old.key_version
-            if version.satisfies(goal.target):
+            if version.key not in self.keys:
+                # Relabelled, a wrap must not pass for one that is none of this campaign's business.
+                message = f"the configuration lists no key {version.key!r}"
+                move.end(Outcome.QUARANTINED, UnlistedKeyError.reason_code, message)
+            elif version.satisfies(goal.target) and not self._exists(version, goal):
+                message = f"{version} does not exist: the sidecar names a version yet to come"
+                move.end(Outcome.QUARANTINED, "key_version_unknown", message)
+            elif version.satisfies(goal.target):
                 move.end(Outcome.CURRENT)
             elif version.is_legacy != (goal.selection is Selection.LEGACY):
                 move.end(Outcome.EXCLUDED, f"not_{goal.selection}", f"wrapped by {version}")
+
+    def _exists(self, version: KeyVersion, goal: Goal) -> bool:
+        if version == goal.target:
+            return True
+        return self.keys.provider(version.key).current_version().satisfies(version)
 
     def _read_one(self, move: Move) -> None:
         try:
@@ -248,6 +273,8 @@ class Rewrapper:
             if move.data_key
             and (
                 goal.prove is Prove.CONTENT
+                # The target's own KEK binds, and was seen to: another's word is not taken for it.
+                or move.old.key_version.key != goal.target.key
                 or not self.keys.provider(move.old.key_version.key).binds_context
             )
         ]
@@ -333,7 +360,7 @@ class Rewrapper:
                 self.reader.store.create(name, data)
             else:
                 self.reader.store.replace(name, data, move.seen.stored)
-        except (ChangedError, AlreadyExistsError):
+        except (ChangedError, AlreadyExistsError, NotFoundError, NotAnObjectError):
             move.read_again(Outcome.CONFLICT, "changed_by_writer", "another writer came first")
         except BadSidecarError as error:
             move.end(Outcome.QUARANTINED, error.reason_code, str(error))

@@ -56,6 +56,23 @@ class Verifier:
             return Report(opened, interruption)
         return Report(list(results.values()))
 
+    def keeps_data_key(self, blob_id: str) -> bool:
+        """Whether a blob's wrap and its `previous` wrap open to the same data key.
+
+        Then a rewrap has lost nothing, whatever is wrong with the blob's content.
+
+        Raises:
+            QuarantineError, GoneError, StoreUnavailableError: the sidecar cannot be read.
+            KmsError: a KEK as a whole cannot be used.
+        """
+        seen = self.reader.read(blob_id)
+        previous = seen.sidecar.previous
+        if previous is None:
+            return False
+        context = {"blob_id": blob_id}
+        now, before = open_many(self.keys, [(seen.wrapped, context), (previous, context)])
+        return isinstance(now, DataKey) and now == before
+
     def _pass(self, blob_ids: list[str]) -> dict[str, Result]:
         read = dict(zip(blob_ids, self.pool.map(self._read, blob_ids), strict=True))
         results = {b: r for b, r in read.items() if isinstance(r, Result)}

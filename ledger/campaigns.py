@@ -47,6 +47,8 @@ class Request:
         prove: how new wraps are proved; None where nothing is wrapped.
         sample: the fraction of rewrapped blobs that the verifying task opens.
         sample_size: how many blobs a verify campaign opens; None for all.
+        store: which store, as the configuration that it was asked with describes it; a worker of
+            another configuration does not touch it. Empty: any.
     """
 
     kind: Kind
@@ -56,6 +58,7 @@ class Request:
     prove: Prove | None = None
     sample: float | None = None
     sample_size: int | None = None
+    store: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,8 @@ class Campaign:
     reason: str | None
     resume_state: State | None
     passes: int
+    gates_passed: bool
+    store: str
     requested_by: str
     created_at: datetime
     started_at: datetime | None
@@ -87,7 +92,7 @@ class Campaign:
 
 _COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
-    "resume_state, passes, requested_by, created_at, started_at, finished_at"
+    "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at"
 )
 
 
@@ -116,8 +121,9 @@ def request(connection: Connection, asked: Request) -> int:
         connection.execute(
             text(
                 "INSERT INTO campaign"
-                " (kind, state, prefix, target, prove, sample, sample_size, requested_by)"
-                " VALUES (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :by)"
+                " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by)"
+                " VALUES"
+                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by)"
                 " RETURNING id"
             ),
             {
@@ -127,6 +133,7 @@ def request(connection: Connection, asked: Request) -> int:
                 "prove": asked.prove,
                 "sample": asked.sample,
                 "size": asked.sample_size,
+                "store": asked.store,
                 "by": asked.requested_by,
             },
         ).scalar_one()

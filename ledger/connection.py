@@ -36,6 +36,11 @@ class Ledger:
             pool_pre_ping=True,  # a restarted PostgreSQL is noticed before a transaction, not in it
             connect_args={
                 "connect_timeout": 5,
+                # A partition must not hold a heartbeat or a tick for the kernel's quarter hour.
+                "keepalives_idle": 10,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
                 "application_name": "rewrap",
                 # A frozen worker must not hold its locks for ever.
                 "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60s",

@@ -1,10 +1,11 @@
 """How far a campaign is: read from its shards, so that it costs O(shards) whatever their size."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from keywrap.rewrapping import Outcome
 from ledger.states import Kind, ShardKind, ShardState
@@ -74,42 +75,45 @@ class Decided:
 
 
 def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
-    """Add up a campaign's shards."""
-    sums = ", ".join(f"coalesce(sum({o}) FILTER (WHERE kind = :work), 0) AS {o}" for o in Outcome)
-    row = connection.execute(
+    """Add up a campaign's shards, in one statement: states and counts are of one moment."""
+    sums = ", ".join(f"sum({o})::bigint AS {o}" for o in Outcome)
+    rows = connection.execute(
         text(
-            f"SELECT {sums},"  # noqa: S608 - constants of this file
-            " coalesce(sum(total) FILTER (WHERE kind = :work), 0) AS scanned,"
-            " coalesce(sum(kms_requests), 0) AS kms_requests,"
-            " coalesce(sum(lapses) FILTER (WHERE state <> 'done'), 0) AS unclaimed,"
-            " coalesce(sum(total) FILTER (WHERE kind = 'verify' AND state = 'done'), 0)"
-            "   AS verified,"
-            " extract(epoch FROM coalesce(max(finished_at) FILTER (WHERE kind = :work"
-            "   AND NOT EXISTS (SELECT 1 FROM shard s WHERE s.campaign_id = :campaign"
-            "     AND s.kind = :work AND s.state <> 'done')), clock_timestamp())"
-            "   - min(started_at) FILTER (WHERE kind = :work))::float8 AS seconds"
-            " FROM shard WHERE campaign_id = :campaign"
-        ),
-        {"campaign": campaign_id, "work": WORK_OF[kind]},
-    ).one()
-    states = connection.execute(
-        text(
-            "SELECT kind, state, count(*) AS n FROM shard WHERE campaign_id = :campaign"
-            " GROUP BY 1, 2"
+            f"SELECT kind, state, count(*) AS shards, {sums},"  # noqa: S608 - constants
+            " sum(total)::bigint AS total, sum(kms_requests)::bigint AS kms_requests,"
+            " sum(lapses)::bigint AS lapses, min(started_at) AS started_at,"
+            " max(finished_at) AS finished_at, clock_timestamp() AS now"
+            " FROM shard WHERE campaign_id = :campaign GROUP BY 1, 2"
         ),
         {"campaign": campaign_id},
-    )
-    counts = {o: int(getattr(row, o)) for o in Outcome}
-    done = sum(counts.values()) if kind is not Kind.INVENTORY else int(row.scanned)
+    ).all()
+    work = [row for row in rows if row.kind == WORK_OF[kind]]
+    counts = {o: int(sum(getattr(row, o) for row in work)) for o in Outcome}
+    scanned = int(sum(row.total for row in work))
+    done = scanned if kind is Kind.INVENTORY else sum(counts.values())
+    seconds = _seconds(work)
+    proofs = [r for r in rows if r.kind == ShardKind.VERIFY and r.state == ShardState.DONE]
     return Progress(
-        scanned=int(row.scanned),
+        scanned=scanned,
         counts=counts,
-        kms_requests=int(row.kms_requests),
-        shards={(ShardKind(s.kind), ShardState(s.state)): s.n for s in states},
-        unclaimed=int(row.unclaimed),
-        rate_per_s=done / row.seconds if row.seconds and done else None,
-        verified=int(row.verified),
+        kms_requests=int(sum(row.kms_requests for row in rows)),
+        shards={(ShardKind(row.kind), ShardState(row.state)): row.shards for row in rows},
+        unclaimed=int(sum(row.lapses for row in rows if row.state != ShardState.DONE)),
+        rate_per_s=done / seconds if seconds and done else None,
+        verified=int(sum(row.total for row in proofs)),
     )
+
+
+def _seconds(work: Sequence[Row[Any]]) -> float:
+    """How long the work has taken since its first shard was claimed."""
+    started = [row.started_at for row in work if row.started_at]
+    if not started:
+        return 0.0
+    if all(row.state == ShardState.DONE for row in work):
+        end = max(row.finished_at for row in work)
+    else:
+        end = work[0].now
+    return float((end - min(started)).total_seconds())
 
 
 def failures(connection: Connection, campaign_id: int) -> dict[tuple[str, str], int]:

@@ -17,15 +17,16 @@ def cut(connection: Connection, campaign: Campaign) -> int:
 
     Returns:
         How many blobs were drawn: for a verify campaign as many as asked for, otherwise the
-        campaign's fraction of what it rewrapped and never under `MIN_SAMPLE`.
+        campaign's fraction of what it rewrapped or found current, and never under `MIN_SAMPLE`.
     """
     if campaign.kind is Kind.VERIFY:
         pool, wanted = "inventory", campaign.sample_size or 0
     else:
-        pool = "outcome WHERE outcome = 'rewrapped' AND"
+        # `current` too: a worker that died after a write left a wrap that nobody has proved.
+        pool = "outcome WHERE outcome IN ('rewrapped', 'current') AND"
         rewrapped = connection.scalar(
             text(
-                "SELECT coalesce(sum(rewrapped), 0) FROM shard"
+                "SELECT coalesce(sum(rewrapped + current), 0) FROM shard"
                 " WHERE campaign_id = :campaign AND kind = 'rewrap'"
             ),
             {"campaign": campaign.id},

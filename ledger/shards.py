@@ -14,10 +14,13 @@ from sqlalchemy import Connection, text
 from keywrap.rewrapping import Outcome, Result
 from ledger import campaigns
 from ledger.campaigns import Campaign
-from ledger.states import WORKING, Kind, ShardKind
+from ledger.states import WORKING, Kind, ShardKind, State
 
 QUEUE = "rewrap"
 """The queue of hosts that can open every listed key."""
+
+
+_MOST_BETWEEN_OFFERS_S = 10
 
 
 class LeaseLostError(Exception):
@@ -105,7 +108,9 @@ def offer(
             " picked AS (SELECT id FROM shard WHERE campaign_id = :campaign AND state = 'waiting'"
             "   AND kind = ANY(:kinds)"
             "   AND (not_before IS NULL OR not_before <= clock_timestamp())"
-            "   ORDER BY shard_no LIMIT greatest(0, :window - (SELECT n FROM busy))"
+            # A probe tries any: the first may hold just the wrap that is barred.
+            "   ORDER BY CASE WHEN :window = 1 THEN random() ELSE shard_no END"
+            "   LIMIT greatest(0, :window - (SELECT n FROM busy))"
             "   FOR UPDATE SKIP LOCKED)"
             " UPDATE shard SET state = 'offered',"
             "   until = clock_timestamp() + make_interval(secs => :claim_s)"
@@ -125,12 +130,17 @@ def take_back(connection: Connection) -> int:
         text(
             "UPDATE shard SET state = 'waiting', until = NULL, owner = NULL,"
             " attempt = attempt + (state = 'leased')::int,"
-            " lapses = lapses + (state = 'offered')::int"
+            " lapses = lapses + (state = 'offered')::int,"
+            # Messages wait in the broker while no worker does: ever fewer are sent.
+            " not_before = CASE WHEN state = 'offered'"
+            "   THEN clock_timestamp() + make_interval(secs => least(lapses, :most_s))"
+            "   ELSE not_before END"
             " WHERE id IN (SELECT id FROM shard"
             "   WHERE state IN ('offered', 'leased') AND until < clock_timestamp()"
             # A worker that froze inside its transaction holds its row: the tick goes round it.
             "   FOR UPDATE SKIP LOCKED)"
-        )
+        ),
+        {"most_s": _MOST_BETWEEN_OFFERS_S},
     ).rowcount
 
 
@@ -330,7 +340,7 @@ def give_up(connection: Connection, max_attempts: int) -> list[int]:
             " JOIN campaign ON campaign.id = campaign_id AND campaign.state = ANY(:working)"
             " WHERE shard.state = 'waiting' AND attempt >= :most FOR UPDATE OF shard SKIP LOCKED"
         ),
-        {"most": max_attempts, "working": list(WORKING)},
+        {"most": max_attempts, "working": list(WORKING - {State.BLOCKED})},
     ).all()
     stuck = []
     for shard in worn_out:

@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -63,6 +64,9 @@ campaign = Table(
     Column("probe_at", DateTime(timezone=True)),  # when a blocked campaign is tried again
     Column("probe_delay_s", Float, nullable=False, server_default="1"),
     Column("passes", SmallInteger, nullable=False, server_default="0"),  # fresh scans made
+    # Whether a person has resumed it after a gate stopped it: the gate does not stop it again.
+    Column("gates_passed", Boolean, nullable=False, server_default=text("false")),
+    Column("store", Text, nullable=False, server_default=""),
     Column("requested_by", Text, nullable=False),
     _now(),
     Column("started_at", DateTime(timezone=True)),
@@ -165,6 +169,14 @@ kek_rotation = Table(
     Index(
         "kek_rotation_open_idx", "key", unique=True, postgresql_where=text("finished_at IS NULL")
     ),
+)
+
+# The mark that a store bears, so that an empty mount point is not taken for it.
+store_mark = Table(
+    "store_mark",
+    metadata,
+    Column("store", Text, primary_key=True),
+    Column("mark", Text, nullable=False),
 )
 
 heartbeat = Table(

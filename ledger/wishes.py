@@ -36,6 +36,10 @@ def resume(connection: Connection, campaign: Campaign) -> State:
         text("UPDATE shard SET attempt = 0, not_before = NULL WHERE campaign_id = :id"),
         {"id": campaign.id},
     )
+    connection.execute(
+        text("UPDATE campaign SET gates_passed = true WHERE id = :id AND state = 'stopped'"),
+        {"id": campaign.id},
+    )
     return _ask(connection, campaign, campaign.resume_state)
 
 
@@ -117,8 +121,9 @@ def _ask(
 
 
 def _refused(campaign: Campaign, wish: str) -> RequestRefusedError:
+    waits = campaign.state in {State.PAUSED, State.STOPPED}
     return RequestRefusedError(
         "wrong_state",
         f"campaign {campaign.id} is {campaign.state} and cannot {wish}; nothing was changed",
-        f"rewrap status {campaign.id}",
+        f"rewrap {'resume' if waits else 'status'} {campaign.id}",
     )

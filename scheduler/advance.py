@@ -13,6 +13,9 @@ from tasks.scans import MAX_PASSES
 _PASSES_FOR_CONFLICTS = MAX_PASSES - 2
 """The last two passes are for fresh scans: one whose stragglers are moved, and one to end."""
 
+_MANY = 100
+"""So many quarantined blobs and not one that opened are a wrong key's, not the blobs' fault."""
+
 _IN_WORK = (ShardState.OFFERED, ShardState.LEASED)
 
 
@@ -35,8 +38,11 @@ def advance(connection: Connection, campaign: Campaign, scan_parts: int) -> bool
 
 
 def _plan(connection: Connection, campaign: Campaign, _done: Progress, scan_parts: int) -> bool:
+    # The step first, here and below: a tick that is late finds the state changed, and adds nothing.
+    if not campaigns.step(connection, campaign.id, State.INVENTORY):
+        return False
     _add_scan(connection, campaign, ShardKind.INVENTORY, scan_parts)
-    return campaigns.step(connection, campaign.id, State.INVENTORY)
+    return True
 
 
 def _add_scan(connection: Connection, campaign: Campaign, kind: ShardKind, scan_parts: int) -> None:
@@ -52,24 +58,43 @@ def _inventory(
     if campaign.kind is Kind.INVENTORY:
         return campaigns.step(connection, campaign.id, State.COMPLETE)
     if campaign.kind is Kind.VERIFY:
-        if campaign.sample_size is not None:
+        stepped = campaigns.step(connection, campaign.id, State.VERIFYING)
+        if stepped and campaign.sample_size is not None:
             samples.cut(connection, campaign)
-        return campaigns.step(connection, campaign.id, State.VERIFYING)
+        return stepped
     return campaigns.step(connection, campaign.id, State.RUNNING)
 
 
 def _running(connection: Connection, campaign: Campaign, done: Progress, scan_parts: int) -> bool:
+    if _nothing_opens(done) and not campaign.gates_passed:
+        return campaigns.step(
+            connection,
+            campaign.id,
+            State.STOPPED,
+            reason_code="nothing_opens",
+            reason=f"{done.counts[Outcome.QUARANTINED]} blobs are quarantined and not one opened: "
+            "is a legacy key wrong? Nothing was changed. Mend it and restart the workers; resume "
+            "goes on, and `rewrap retry --quarantined` takes these up again",
+        )
     if not _all_done(done, ShardKind.REWRAP):
         return False
     if done.counts[Outcome.CONFLICT] and campaign.passes < _PASSES_FOR_CONFLICTS:
         # A writer came first each time. By now it may have finished: read those blobs once more.
         campaigns.count_pass(connection, campaign.id)
         return wishes.reopen(connection, campaign.id, [Outcome.CONFLICT]) > 0
+    if not campaigns.step(connection, campaign.id, State.VERIFYING):
+        return False
     _add_scan(connection, campaign, ShardKind.STRAGGLERS, scan_parts)
     campaigns.count_pass(connection, campaign.id)
     if campaign.prove is Prove.SAMPLE:
         samples.cut(connection, campaign)
-    return campaigns.step(connection, campaign.id, State.VERIFYING)
+    return True
+
+
+def _nothing_opens(done: Progress) -> bool:
+    counts = done.counts
+    opened = counts[Outcome.REWRAPPED] + counts[Outcome.CURRENT]
+    return counts[Outcome.QUARANTINED] >= _MANY and opened == 0
 
 
 def _verifying(

@@ -1,7 +1,7 @@
 """What every command of the operator's desk needs: the settings, the ledger, one way to refuse."""
 
-import getpass
 import os
+import pwd
 import socket
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,6 +139,8 @@ class Desk:
         if not wanted:
             raise _bad_key("no key is given and [keys] names no primary", "--to KEY")
         try:
+            if KeyVersion.parse(wanted).version:
+                raise _bad_key(f"{wanted} names a version: give the key alone", "--to KEY")
             if KeyVersion.parse(wanted).is_legacy:
                 raise _bad_key(f"{wanted} is a legacy key: it only unwraps", "--to KEY")
             return open_key(self.settings.keywrap, KeyVersion.parse(wanted).key, os.environ)
@@ -158,4 +160,5 @@ def _bad_key(message: str, next_command: str) -> DeskError:
 
 def operator() -> str:
     """Name the person at this terminal, as the ledger records who asked."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    # Not from the environment, which anyone may set.
+    return f"{pwd.getpwuid(os.getuid()).pw_name}@{socket.gethostname()}"

@@ -21,13 +21,8 @@ logger = logging.getLogger(__name__)
 _AGAIN_S = 2.0
 
 
-def sender(app: Celery, expires_s: float) -> Send:
-    """Make what sends the messages of offers.
-
-    Args:
-        app: the Celery app.
-        expires_s: seconds after which a message that nobody took is worthless.
-    """
+def sender(app: Celery) -> Send:
+    """Make what sends the messages of offers; docs/decisions/messages-do-not-expire.md."""
 
     def send(offer: Offer) -> None:
         try:
@@ -35,7 +30,6 @@ def sender(app: Celery, expires_s: float) -> Send:
                 NAMES[offer.kind],
                 args=(str(offer.shard_id),),
                 queue=offer.queue,
-                expires=expires_s,
                 argsrepr=f"campaign {offer.campaign_id} shard {offer.shard_no}",
             )
         except (OperationalError, OSError) as error:
@@ -56,7 +50,7 @@ def run(settings: Settings) -> None:
     ledger = ledger_of(settings)
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)
-    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app, settings.scheduler.claim_s))
+    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app))
     logger.info("scheduler ready")
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s

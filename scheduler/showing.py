@@ -31,7 +31,7 @@ _PLAIN_EVERY_S = 5.0
 
 def document(value: object) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(json.dumps(value, indent=2))
 
 
 def plain(text: str) -> str:
@@ -81,9 +81,11 @@ def campaign_list(found: Iterable[Campaign]) -> None:
     for heading in ("id", "kind", "state", "target", "asked by", "asked at"):
         table.add_column(heading, overflow="fold")
     for c in found:
-        asked_at = c.created_at.isoformat(timespec="seconds")
+        asked_at = f"{c.created_at:%m-%d %H:%M}"
         target = str(c.target or "")
-        table.add_row(*map(Text, (str(c.id), c.kind, c.state, target, c.requested_by, asked_at)))
+        table.add_row(
+            *map(Text, (str(c.id), c.kind, c.state, target, plain(c.requested_by), asked_at))
+        )
     Console().print(table)
 
 
@@ -183,7 +185,7 @@ def rows_as_json(rows: Iterable[dict[str, Any]]) -> None:
     """Print a JSON array, row by row, so that a million of them need no memory."""
     click.echo("[", nl=False)
     for number, row in enumerate(rows):
-        click.echo(("," if number else "") + "\n" + json.dumps(row, ensure_ascii=False), nl=False)
+        click.echo(("," if number else "") + "\n" + json.dumps(row), nl=False)
     click.echo("\n]")
 
 

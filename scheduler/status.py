@@ -9,8 +9,10 @@ from ledger import campaigns, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
-from ledger.states import Kind
+from ledger.states import Kind, State
 from scheduler.waits import Wait, why
+
+MOVING_STATES = {State.INVENTORY, State.RUNNING, State.VERIFYING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,11 @@ class Status:
     def eta_s(self) -> float | None:
         """Seconds until the last blob is decided at the rate so far; None where unknown."""
         rate = self.progress.rate_per_s
-        if self.campaign.is_finished or not rate or self.campaign.kind is Kind.INVENTORY:
+        if (
+            self.campaign.state not in MOVING_STATES
+            or not rate
+            or self.campaign.kind is Kind.INVENTORY
+        ):
             return None
         return self.progress.pending / rate
 

@@ -14,6 +14,7 @@ from scheduler.stopping import Stop
 
 logger = logging.getLogger(__name__)
 
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _GRACE_S = 30.0
 _POLL_S = 0.5
 _STEADY_S = 20.0
@@ -51,7 +52,7 @@ class Service:
             self._note_death(self.process.returncode, now)
         if now < self.start_after:
             return
-        with self.log.open("ab") as output:
+        with os.fdopen(os.open(self.log, _APPEND, 0o600), "ab") as output:
             self.process = subprocess.Popen(  # noqa: S603 - our own command line
                 self.argv,
                 stdin=subprocess.DEVNULL,

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
+from keywrap.stores import StoreUnavailableError
 from ledger import shards
 from ledger.connection import LedgerUnavailableError
 from ledger.shards import Lease, LeaseLostError
 from ledger.states import ShardKind
+from tasks.interruptions import settle
 from tasks.runtime import Counts, Runtime
 
 logger = logging.getLogger(__name__)
@@ -103,6 +105,9 @@ def under_lease(
         _hand_back(work)
     except LedgerUnavailableError:
         raise
+    except StoreUnavailableError as error:
+        with suppress(LeaseLostError), runtime.ledger.begin() as connection:
+            settle(connection, lease, error)
     except Exception:
         _hand_back(work, _FAILED_AGAIN_S, failed=True)
         raise

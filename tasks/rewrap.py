@@ -7,6 +7,7 @@ from ledger import shards
 from ledger.campaigns import Campaign
 from ledger.states import Kind, ShardKind
 from tasks.leases import Work, under_lease
+from tasks.marks import require_store
 from tasks.runtime import Counts, Progress, Runtime
 from tasks.tally import Tally
 
@@ -40,6 +41,7 @@ def rewrap_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
     """
 
     def body(work: Work) -> Counts:
+        require_store(work)
         goal = goal_of(work.lease.campaign, keep_previous=runtime.keep_previous)
         rewrapper = Rewrapper(runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool)
         with runtime.ledger.begin() as connection:

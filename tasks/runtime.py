@@ -30,6 +30,7 @@ class Runtime:
         lease_s: length of a lease in seconds; a worker that dies costs at most this.
         batch: how many blobs go through the steps at once.
         stopping: whether this process is to stop soon, so that shards are handed back.
+        store: which store `reader` reads, as the configuration describes it.
     """
 
     ledger: Ledger
@@ -42,6 +43,7 @@ class Runtime:
     lease_s: float
     batch: int
     stopping: Callable[[], bool]
+    store: str = ""
 
 
 _make: Callable[[], Runtime] | None = None

@@ -1,5 +1,6 @@
 """Scanning one part of the store: for the inventory, and for stragglers before the end."""
 
+import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from uuid import UUID
@@ -14,10 +15,13 @@ from ledger.connection import Connection
 from ledger.findings import UNCUT, Finding
 from ledger.samples import SHARD_BLOBS
 from ledger.states import Kind, ShardKind
-from tasks.interruptions import settle
 from tasks.leases import Work, under_lease
+from tasks.marks import require_store
 from tasks.rewrap import goal_of
 from tasks.runtime import Counts, Progress, Runtime
+
+_INDEXABLE_BYTES = 1100
+"""Above `MAX_BLOB_ID_BYTES`, below the 2,704 bytes of a B-tree entry (PostgreSQL, "B-Tree")."""
 
 _LEFTOVERS_AFTER_S = 3600.0
 
@@ -40,20 +44,18 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
     """
 
     def body(work: Work) -> Counts:
+        require_store(work)
         found, chunks = 0, []
-        try:
-            _sweep(work)
-            for chunk in _look(work):
-                chunks.append(chunk)
-                found += len(chunk)
-                progress(found, found)
-            # Only now: a transaction that waited for the store would be cut off as idle.
-            with runtime.ledger.begin() as connection:
-                for chunk in chunks:
-                    _record(connection, work, chunk)
-                shards.finish(connection, work.lease, total=found)
-        except StoreUnavailableError as error:
-            _block(work, error)
+        _sweep(work)
+        for chunk in _look(work):
+            chunks.append(chunk)
+            found += len(chunk)
+            progress(found, found)
+        # Only now: a transaction that waited for the store would be cut off as idle.
+        with runtime.ledger.begin() as connection:
+            for chunk in chunks:
+                _record(connection, work, chunk)
+            shards.finish(connection, work.lease, total=found)
         return {"scanned": found}
 
     return under_lease(runtime, shard_id, ShardKind.INVENTORY, body)
@@ -90,19 +92,17 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
     def body(work: Work) -> Counts:
         campaign = work.lease.campaign
         goal = goal_of(campaign, keep_previous=runtime.keep_previous)
-        seen, taken, late = 0, 0, []
-        try:
-            for chunk in _look(work):
-                seen += len(chunk)
-                late += [finding for finding in chunk if _is_late(finding, goal)]
-                progress(seen, seen)
-            with runtime.ledger.begin() as connection:
-                taken = findings.note_stragglers(
-                    connection, campaign.id, late, last_pass=campaign.passes >= MAX_PASSES
-                )
-                shards.finish(connection, work.lease, total=seen)
-        except StoreUnavailableError as error:
-            _block(work, error)
+        require_store(work)
+        seen, late = 0, []
+        for chunk in _look(work):
+            seen += len(chunk)
+            late += [finding for finding in chunk if _is_late(finding, goal)]
+            progress(seen, seen)
+        with runtime.ledger.begin() as connection:
+            taken = findings.note_stragglers(
+                connection, campaign.id, late, last_pass=campaign.passes >= MAX_PASSES
+            )
+            shards.finish(connection, work.lease, total=seen)
         return {"stragglers": taken}
 
     return under_lease(runtime, shard_id, ShardKind.STRAGGLERS, body)
@@ -114,11 +114,6 @@ def _is_late(finding: Finding, goal: Goal) -> bool:
         return True  # the rewrap says what is wrong with it
     selected = version.is_legacy == (goal.selection is Selection.LEGACY)
     return selected and not version.satisfies(goal.target)
-
-
-def _block(work: Work, error: StoreUnavailableError) -> None:
-    with work.runtime.ledger.begin() as connection:
-        settle(connection, work.lease, error)
 
 
 def _look(work: Work) -> Iterator[list[Finding]]:
@@ -135,13 +130,22 @@ def _finding(work: Work, blob_id: str) -> Finding | None:
     try:
         seen = work.runtime.reader.read(blob_id)
     except QuarantineError as error:
-        return Finding(blob_id, None, problem=error.reason_code)
+        return Finding(_indexable(blob_id), None, problem=error.reason_code)
     except GoneError:
         return None
     except StoreUnavailableError as error:
         work.runtime.reader.store.check()  # the store as a whole is there: this object is not
         return Finding(blob_id, None, problem=error.reason_code)
     return Finding(blob_id, seen.wrapped.key_version, _previous(seen))
+
+
+def _indexable(blob_id: str) -> str:
+    """Shorten an id that PostgreSQL cannot index; it stays longer than any that is safe."""
+    raw = blob_id.encode("utf-8", "surrogatepass")
+    if len(raw) <= _INDEXABLE_BYTES:
+        return blob_id
+    head = raw[:_INDEXABLE_BYTES].decode("utf-8", "ignore")
+    return f"{head}~{hashlib.sha256(raw).hexdigest()}"
 
 
 def _previous(seen: Seen) -> KeyVersion | None:

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from keywrap.rewrapping import Report, Result
+from keywrap.rewrapping import Outcome, Report, Result
 from ledger import shards
 from tasks.interruptions import settle
 from tasks.leases import HandBackError, Work
@@ -58,7 +58,9 @@ class Tally:
             if interrupted is not None and interrupted.interruption is not None:
                 settle(connection, lease, interrupted.interruption)
             elif finish:
-                shards.finish(connection, lease)
+                # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
+                opened = None if self._outcomes else self.counts[Outcome.CURRENT]
+                shards.finish(connection, lease, total=opened)
         self._unrecorded = []
         self._requests = requests
         self._recorded_at = time.monotonic()

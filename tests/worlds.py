@@ -183,7 +183,8 @@ class World:
         self.originals.pop(blob_id, None)
 
     def snapshot(self) -> dict[str, bytes]:
-        return dict(self.store._objects)
+        objects = self.store._objects.items()
+        return {name: data for name, data in objects if not name.startswith(".rewrap/")}
 
     def wrong(self) -> list[str]:
         """Return the blobs that a reader does not get their own content of."""

@@ -30,7 +30,10 @@ def greet(url: str) -> str | None:
         with Connection(url, transport_options=_OPTIONS) as broker:  # type: ignore[no-untyped-call]
             broker.ensure_connection(max_retries=1, timeout=_CONNECT_S)
             server = broker.default_channel.client.info("server")
-    except (OperationalError, OSError, KeyError, ValueError) as error:
+    except (KeyError, ValueError):
+        # Its text is not repeated: a URL that cannot be read may show its password anywhere.
+        raise BrokerUnavailableError("its URL cannot be read") from None
+    except (OperationalError, OSError) as error:
         raise BrokerUnavailableError(str(error)) from error
     version = str(server.get("valkey_version") or server.get("redis_version", "0"))
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:

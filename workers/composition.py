@@ -48,4 +48,5 @@ def compose(
         lease_s=settings.workers.lease_s,
         batch=settings.workers.batch,
         stopping=stopping,
+        store=settings.keywrap.store.place,
     )

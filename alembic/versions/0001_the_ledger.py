@@ -26,6 +26,8 @@ def upgrade():
         sa.Column("probe_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("probe_delay_s", sa.Float(), server_default="1", nullable=False),
         sa.Column("passes", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("gates_passed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("store", sa.Text(), server_default="", nullable=False),
         sa.Column("requested_by", sa.Text(), nullable=False),
         sa.Column(
             "created_at",
@@ -43,6 +45,12 @@ def upgrade():
             name=op.f("campaign_state_check"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("campaign_pkey")),
+    )
+    op.create_table(
+        "store_mark",
+        sa.Column("store", sa.Text(), nullable=False),
+        sa.Column("mark", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("store", name=op.f("store_mark_pkey")),
     )
     op.create_table(
         "heartbeat",

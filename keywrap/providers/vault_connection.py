@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ _KEY_ERRORS = (
 """What Transit says where the key as a whole refuses, and what that means."""
 
 _DENIED_STATUSES = {
-    requests.codes.unauthorized: ("the token may not do this", "permission_denied"),
-    requests.codes.forbidden: ("the token may not do this", "permission_denied"),
-    requests.codes.not_found: ("there is no such key", "key_not_found"),
+    HTTPStatus.UNAUTHORIZED: ("the token may not do this", "permission_denied"),
+    HTTPStatus.FORBIDDEN: ("the token may not do this", "permission_denied"),
+    HTTPStatus.NOT_FOUND: ("there is no such key", "key_not_found"),
 }
 
 _WAIT_STATUSES = frozenset({408, 412, 472, 473})
@@ -207,7 +208,7 @@ class VaultConnection:
     def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
         used = self._current_token()
         status, content = self._exchange(used, method, path, body)
-        if status == requests.codes.forbidden and self._token_changed(used):
+        if status == HTTPStatus.FORBIDDEN and self._token_changed(used):
             status, content = self._exchange(self._current_token(), method, path, body)
         done = 200 <= status < 300  # noqa: PLR2004 - success, RFC 9110 section 15.3
         try:
@@ -224,7 +225,7 @@ class VaultConnection:
         # OpenBao answers 400 where every item of a batch failed, whatever
         # `partial_failure_response_code` says; the items then tell more than the status.
         each_told = answer.data is not None and answer.data.batch_results
-        if done or (status == requests.codes.bad_request and each_told):
+        if done or (status == HTTPStatus.BAD_REQUEST and each_told):
             return answer
         raise self._error(status, answer.errors or [], quotable="/encrypt/" not in path)
 
@@ -296,17 +297,17 @@ class VaultConnection:
             TooComplexError: see `send`.
         """
         text = " ".join("; ".join(errors).split())
-        if "high complexity" in text or status == requests.codes.request_entity_too_large:
+        if "high complexity" in text or status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             raise TooComplexError
         # A soft-deleted key's rotation is answered with 500, so the text goes first.
         if known := key_error(text):
             return self._denied(known[1], known[0])
         said = f"HTTP {status}" + (f": {text[:200]!a}" if quotable and text else "")
-        if status == requests.codes.too_many_requests:
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             return ThrottledError(f"{self._key}: a rate limit is exceeded", key=self._key)
-        if status >= requests.codes.internal_server_error or status in _WAIT_STATUSES:
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _WAIT_STATUSES:
             return UnavailableError(f"{self._key}: {said}", key=self._key)
-        if status < requests.codes.bad_request:
+        if status < HTTPStatus.BAD_REQUEST:
             return UnavailableError(
                 f"{self._key}: {said}, a redirect, which is never followed with a token; "
                 "configure the address of the active node",

@@ -42,7 +42,13 @@ def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) ->
         raise click.UsageError("--export wants a file that ends in .csv or .jsonl")
     with desk.ledger.begin() as connection:
         campaign_id = campaigns.request(
-            connection, Request(Kind.INVENTORY, operator(), prefix=prefix)
+            connection,
+            Request(
+                Kind.INVENTORY,
+                operator(),
+                prefix=prefix,
+                store=desk.settings.keywrap.store.place,
+            ),
         )
     show = showing.silently if as_json else showing.until_finished
     end = show(lambda: status_of(desk, campaign_id))

@@ -68,7 +68,14 @@ def _rotate(desk: Desk, provider: KeyProvider, current: KeyVersion) -> int:
             click.echo(f"took up {new}" if new == made else f"created {new}")
         campaign_id = campaigns.request(
             connection,
-            Request(Kind.ROTATE, operator(), target=new, prove=Prove.SAMPLE, sample=_SAMPLE),
+            Request(
+                Kind.ROTATE,
+                operator(),
+                target=new,
+                prove=Prove.SAMPLE,
+                sample=_SAMPLE,
+                store=desk.settings.keywrap.store.place,
+            ),
         )
         rotations.opened(connection, rotation, campaign_id)
     click.echo(f"campaign {campaign_id} ({Kind.ROTATE})")

@@ -117,6 +117,7 @@ def start(
         target=target,
         prove=how,
         sample=fraction,
+        store=desk.settings.keywrap.store.place,
     )
     desk.ledger  # noqa: B018 - unreachable is said before the question
     confirm(lambda: _show_plan(desk, request), yes=yes)
@@ -157,7 +158,8 @@ def follow(desk: Desk, campaign_id: int) -> int:
 def _show_plan(desk: Desk, request: Request) -> None:
     store = desk.settings.keywrap.store
     which = "legacy wraps (dpapi, env)" if request.kind is Kind.MIGRATE else "managed wraps"
-    click.echo(f"{request.kind}: {which} of {store.url}{showing.plain(request.prefix)}")
+    only = f", ids that start with {showing.plain(request.prefix)!r}" if request.prefix else ""
+    click.echo(f"{request.kind}: {which} of {store.url}{only}")
     click.echo(f"  to     {request.target}")
     if request.prove is Prove.SAMPLE:
         part = f"{(request.sample or 0) * 100:g}% and never under {MIN_SAMPLE}"
@@ -193,7 +195,13 @@ def verify(desk: Desk, sample: int | None, prefix: str, *, everything: bool, as_
     """
     if everything == (sample is not None):
         raise click.UsageError("give either --sample N or --all")
-    request = Request(Kind.VERIFY, operator(), prefix=prefix, sample_size=sample)
+    request = Request(
+        Kind.VERIFY,
+        operator(),
+        prefix=prefix,
+        sample_size=sample,
+        store=desk.settings.keywrap.store.place,
+    )
     with desk.ledger.begin() as connection:
         campaign_id = campaigns.request(connection, request)
     show = showing.silently if as_json else showing.until_finished
