@@ -22,7 +22,7 @@ class State(StrEnum):
     PAUSING = "pausing"  # no new shards; those in work are handed back
     PAUSED = "paused"  # a person resumes
     BLOCKED = "blocked"  # a KEK or service refuses; one shard at a time tries until it is mended
-    STOPPED = "stopped"  # a proof failed; a person looks and resumes
+    STOPPED = "stopped"  # a proof failed, or nothing opens; a person looks and resumes
     COMPLETE = "complete"  # every blob is where it should be, and a fresh scan found no straggler
     COMPLETE_WITH_EXCEPTIONS = "complete_with_exceptions"  # done, but some blobs need a person
     CANCELLING = "cancelling"  # as pausing, for good

@@ -8,7 +8,7 @@ import click
 
 from embedded.errors import EmbeddedError
 from keywrap.config import ConfigError
-from keywrap.kms import KmsError
+from keywrap.kms import DeniedError, KmsError
 from keywrap.stores import StoreError
 from ledger.campaigns import RequestRefusedError
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
@@ -16,6 +16,7 @@ from scheduler.commands import rewrap
 from scheduler.desk import REFUSED, UNREACHABLE, USAGE, DeskError
 
 _INTERRUPTED = 130
+_PIPE_CLOSED = 141
 
 _WORDS: dict[type[Exception], tuple[int, str, str]] = {
     ConfigError: (USAGE, "configuration", "mend the configuration, then run it again"),
@@ -27,10 +28,15 @@ _WORDS: dict[type[Exception], tuple[int, str, str]] = {
     ),
     LedgerNotReadyError: (UNREACHABLE, "ledger_not_migrated", "rewrap scheduler"),
     EmbeddedError: (UNREACHABLE, "embedded_service", "mend that, then run it again"),
+    DeniedError: (
+        UNREACHABLE,
+        "key_denied",
+        "check the key's name in [keys], its token and that token's policy, then run it again",
+    ),
     KmsError: (
         UNREACHABLE,
         "kms_unavailable",
-        "check the key's address and token in [keys], then run it again",
+        "see that the key service is up at the address in [keys], then run it again",
     ),
     StoreError: (UNREACHABLE, "store_unavailable", "check [store] url, then run it again"),
 }
@@ -55,10 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
         code, reason_code, step = next(w for kind, w in _WORDS.items() if isinstance(error, kind))
         reason_code = getattr(error, "reason_code", reason_code)
         return _say(str(error), code, reason_code, getattr(error, "next_command", "") or step)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click exits by itself where a pipe is closed
         # Whoever read our output has enough; nothing else was cut off by it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _PIPE_CLOSED
     return done if isinstance(done, int) else 0
 
 

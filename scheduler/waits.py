@@ -12,6 +12,10 @@ from scheduler.dispatch import HEARTBEAT
 
 _SILENT = timedelta(seconds=15)
 _LAPSES = 2
+_HINTS = {
+    "permission_denied": " (a token_file is read again; a token in the environment only when the "
+    "workers are restarted)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +36,10 @@ def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
     if campaign.state in {State.PAUSED, State.STOPPED}:
         return Wait(campaign.reason_code, campaign.reason, f"rewrap resume {campaign.id}")
     if campaign.state is State.BLOCKED:
+        code = campaign.reason_code or ""
         return Wait(
             campaign.reason_code,
-            f"{campaign.reason}; it goes on by itself when that is mended",
+            f"{campaign.reason}; it goes on by itself when that is mended{_HINTS.get(code, '')}",
             f"rewrap status {campaign.id} --watch",
         )
     leased = sum(n for (_, state), n in done.shards.items() if state is ShardState.LEASED)

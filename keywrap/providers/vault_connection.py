@@ -47,7 +47,7 @@ _KEY_ERRORS = (
 )
 """What Transit says where the key as a whole refuses, and what that means."""
 
-_DENIED_STATUSES = {
+_DENIED_STATUSES: dict[int, tuple[str, str]] = {
     HTTPStatus.UNAUTHORIZED: ("the token may not do this", "permission_denied"),
     HTTPStatus.FORBIDDEN: ("the token may not do this", "permission_denied"),
     HTTPStatus.NOT_FOUND: ("there is no such key", "key_not_found"),

@@ -84,6 +84,10 @@ def blobs(desk: Desk, campaign: int, outcome: str | None, *, as_json: bool) -> N
         if as_json:
             showing.rows_as_json(asdict(blob) for blob in found)
             return
+        none = True
         for blob in found:
+            none = False
             why = f"  {blob.reason_code}: {showing.plain(blob.detail)}" if blob.reason_code else ""
             click.echo(f"{blob.outcome:<12}{showing.plain(blob.blob_id)}  {blob.key_id}{why}")
+    if none:
+        click.echo("none", err=True)
