@@ -20,6 +20,7 @@ from embedded.launching import end_with_parent
 from keywrap.config import open_keys, open_reader
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
+from keywrap.layout import RESERVED
 from keywrap.providers.env import EnvKeyProvider
 from keywrap.reading import SidecarReader
 from keywrap.testing.legacy import LegacyBlobs
@@ -80,9 +81,10 @@ class Stage:
 
     def set(self, blob_ids: Sequence[str]) -> None:
         """Put fresh copies of these blobs, and of no others, into the store."""
-        # The folder itself stays: a store refuses another folder under its name.
+        # The folder itself and the mark in it stay: a store without them is taken for another.
         for entry in self._store.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if entry.name != RESERVED.rstrip("/"):
+                entry.unlink()
         layout = self.reader.layout
         for blob_id in blob_ids:
             for name in (layout.content_name(blob_id), layout.sidecar_name(blob_id)):
