@@ -126,6 +126,7 @@ class Move:
     seen: Seen | None = None
     data_key: DataKey | None = field(default=None, repr=False)
     new: WrappedKey | None = None
+    unwritten: bool = False
     result: Result | None = None
 
     @property
@@ -199,9 +200,10 @@ class Rewrapper:
         outcomes = Counter(move.result.outcome for move in moves if move.result)
         if outcomes[Outcome.FAILED]:
             self.reader.store.check()
-        if outcomes[Outcome.FAILED] >= STORE_FAILURES and not outcomes[Outcome.REWRAPPED]:
-            details = (m.result.detail for m in moves if m.result and m.result.detail)
-            raise StoreUnavailableError(next(details, "the store takes no writes"))
+        unwritten = [m.result for m in moves if m.unwritten and m.result]
+        failed = [result for result in unwritten if result.outcome is Outcome.FAILED]
+        if len(failed) >= STORE_FAILURES and not outcomes[Outcome.REWRAPPED]:
+            raise StoreUnavailableError(f"the store takes no writes: {failed[0].detail}")
 
     def _pass(self, moves: Sequence[Move], goal: Goal) -> None:
         for step in (self.read, self.open, self.match, self.wrap, self.prove, self.replace):
@@ -377,4 +379,5 @@ class Rewrapper:
                 return
         except StoreError as error:
             cause = error
+        move.unwritten = True
         move.read_again(Outcome.FAILED, cause.reason_code, str(cause))

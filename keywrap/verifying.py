@@ -12,7 +12,7 @@ from keywrap.layout import UnsafeBlobIdError
 from keywrap.opening import open_many
 from keywrap.reading import GoneError, QuarantineError, Seen, SidecarReader
 from keywrap.rewrapping import READS, Outcome, Report, Result
-from keywrap.stores import NotFoundError, StoreError, StoreUnavailableError
+from keywrap.stores import NotAnObjectError, NotFoundError, StoreError, StoreUnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,13 @@ class Verifier:
             return Report(opened, interruption)
         return Report(list(results.values()))
 
-    def keeps_data_key(self, blob_id: str) -> bool:
+    def keeps_data_key(self, blob_id: str) -> bool | None:
         """Whether a blob's wrap and its `previous` wrap open to the same data key.
 
         Then a rewrap has lost nothing, whatever is wrong with the blob's content.
+
+        Returns:
+            Whether they do; None where there is no `previous` to compare with.
 
         Raises:
             QuarantineError, GoneError, StoreUnavailableError: the sidecar cannot be read.
@@ -68,7 +71,7 @@ class Verifier:
         seen = self.reader.read(blob_id)
         previous = seen.sidecar.previous
         if previous is None:
-            return False
+            return None
         context = {"blob_id": blob_id}
         now, before = open_many(self.keys, [(seen.wrapped, context), (previous, context)])
         return isinstance(now, DataKey) and now == before
@@ -106,6 +109,8 @@ class Verifier:
             return _bad(blob_id, error.reason_code, str(error))
         except NotFoundError:
             return _bad(blob_id, "content_missing", "the sidecar's blob is not there")
+        except NotAnObjectError as error:
+            return _bad(blob_id, "content_not_an_object", str(error))
         except StoreError as error:
             return Result(blob_id, Outcome.FAILED, error.reason_code, str(error))
         return Result(blob_id, Outcome.CURRENT)

@@ -292,14 +292,19 @@ def probe_due(connection: Connection, campaign_id: int) -> bool:
 
 
 def unblock(connection: Connection, campaign_id: int) -> None:
-    """Go on, since a shard made progress."""
-    connection.execute(
+    """Go on, since a shard made progress; what failed while blocked is no shard's fault."""
+    unblocked = connection.execute(
         text(
             "UPDATE campaign SET state = resume_state, reason_code = NULL, reason = NULL,"
             " probe_at = NULL, probe_delay_s = 1 WHERE id = :id AND state = 'blocked'"
         ),
         {"id": campaign_id},
     )
+    if unblocked.rowcount:
+        connection.execute(
+            text("UPDATE shard SET attempt = 0 WHERE campaign_id = :id AND state = 'waiting'"),
+            {"id": campaign_id},
+        )
 
 
 def count_pass(connection: Connection, campaign_id: int) -> None:

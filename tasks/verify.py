@@ -35,25 +35,26 @@ def verify_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
         require_store(work)
         verifier = Verifier(runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool)
         is_proof = work.lease.campaign.kind is not Kind.VERIFY
+        seen_by_person = work.lease.campaign.gates_passed
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)
 
         def engine(ids: Sequence[str]) -> Report:
             report = verifier.verify(ids)
-            return _as_proof(report, verifier) if is_proof else report
+            return _as_proof(report, verifier, seen_by_person) if is_proof else report
 
         return Tally(work, progress, outcomes=not is_proof).run(blob_ids, engine)
 
     return under_lease(runtime, shard_id, ShardKind.VERIFY, body)
 
 
-def _as_proof(report: Report, verifier: Verifier) -> Report:
+def _as_proof(report: Report, verifier: Verifier, seen_by_person: bool) -> Report:  # noqa: FBT001
     """Take what the sample came to for a proof: only what was opened counts."""
     away = [r for r in report.results if r.outcome is Outcome.FAILED]
     if away and report.interruption is None:
         return Report([], StoreUnavailableError(away[0].detail, name=away[0].blob_id))
     try:
-        bad = [r for r in report.results if _is_unsound(r, verifier)]
+        bad = [r for r in report.results if _is_unsound(r, verifier, seen_by_person)]
     except (KmsError, StoreUnavailableError) as error:
         return Report([], error)
     if not bad:
@@ -61,19 +62,23 @@ def _as_proof(report: Report, verifier: Verifier) -> Report:
     return Report(
         [],
         ProofFailedError(
-            f"blob {bad[0].blob_id!r} was rewrapped and does not open: {bad[0].reason_code}; "
-            f"{len(bad)} such in this batch. Its old wrap is in the sidecar's `previous`"
+            f"blob {bad[0].blob_id!r} is at the target and does not open: {bad[0].reason_code}; "
+            f"{len(bad)} such in this batch. An old wrap, if there is one, is in its `previous`"
         ),
     )
 
 
-def _is_unsound(result: Result, verifier: Verifier) -> bool:
+def _is_unsound(result: Result, verifier: Verifier, seen_by_person: bool) -> bool:  # noqa: FBT001
+    """Whether a rewrap may have lost the data key; `rewrap verify` tells of damaged content."""
     if result.outcome is not Outcome.QUARANTINED:
         return False
     if not result.reason_code.startswith("content_"):
         return True
     try:
-        # Missing or damaged content is no fault of the rewrap; `rewrap verify` tells of it.
-        return not verifier.keeps_data_key(result.blob_id)
+        kept = verifier.keeps_data_key(result.blob_id)
     except (QuarantineError, GoneError):
         return True
+    if kept is None:
+        # The wrap opens and there is nothing to compare: no content, no loss; else a person looks.
+        return result.reason_code != "content_missing" and not seen_by_person
+    return not kept
