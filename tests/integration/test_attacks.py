@@ -150,6 +150,29 @@ def test_content_that_is_missing_or_damaged_does_not_stop_a_rotation_that_lost_n
     yard.assert_moved()
 
 
+def test_an_orphan_sidecar_without_an_old_wrap_does_not_stop_a_rotation(yard: Yard) -> None:
+    yard.plant(3, ("managed",))
+    yard.world.kms.rotate(KEK)
+    orphan = yard.world.plant("managed", "orphan")  # at the new version already
+    _lose(yard.world, orphan)
+    del yard.world.originals[orphan]
+    assert yard.run(_rotation(yard), State.STOPPED).state is State.COMPLETE
+
+
+def test_damaged_content_with_no_old_wrap_to_compare_stops_until_a_person_has_looked(
+    yard: Yard,
+) -> None:
+    yard.world.kms.rotate(KEK)
+    damaged = yard.plant(1, ("managed",))[0]
+    _damage(yard.world, damaged)
+    del yard.world.originals[damaged]
+    campaign = yard.run(_rotation(yard), State.STOPPED)
+    assert (campaign.state, campaign.reason_code) == (State.STOPPED, "proof_failed")
+    with yard.ledger.begin() as connection:
+        wishes.resume(connection, campaign)
+    assert yard.run(campaign.id, State.STOPPED).state is State.COMPLETE
+
+
 @pytest.mark.parametrize("harm", [_lose, _damage])
 def test_missing_or_damaged_content_is_no_excuse_for_a_wrong_data_key(
     yard: Yard, harm: Callable[[World, str], None]

@@ -243,8 +243,8 @@ def test_few_bad_blobs_or_one_good_one_do_not_stop_a_campaign(
 
 
 def test_workers_that_die_while_a_campaign_is_blocked_do_not_wear_it_out(yard: Yard) -> None:
-    yard.plant(2, ("wrapped",))
-    yard.set(scan_parts=1)
+    yard.plant(4, ("wrapped",))
+    yard.set(scan_parts=4)  # a shard for each part that has blobs
     campaign = yard.start(Kind.MIGRATE)
     _run_until(yard, campaign, ShardKind.REWRAP, State.RUNNING)
     with yard.ledger.begin() as connection:
@@ -260,7 +260,7 @@ def test_workers_that_die_while_a_campaign_is_blocked_do_not_wear_it_out(yard: Y
         yard.tick()
     assert yard.desk.rows("SELECT max(attempt) FROM shard")[0][0] > yard.settings.max_attempts
     assert yard.desk.get(campaign).state is State.BLOCKED
-    assert yard.counts(campaign) == {"pending": 2}
+    assert yard.counts(campaign) == {"pending": 4}
     yard.broker = yard.work
     assert yard.run(campaign, time_passes=True).state is State.COMPLETE
     yard.assert_moved()

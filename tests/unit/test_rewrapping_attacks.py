@@ -145,6 +145,15 @@ def test_what_is_decided_without_a_write_is_kept_when_a_store_takes_none() -> No
     assert isinstance(report.interruption, StoreUnavailableError)
 
 
+def test_many_objects_that_cannot_be_read_are_not_blamed_on_a_store_that_answers() -> None:
+    world = World()
+    blob_ids = [world.plant("wrapped", f"{n:02d}") for n in range(STORE_FAILURES + 2)]
+    world.store.away = {world.layout.sidecar_name(blob_id) for blob_id in blob_ids}
+    report = world.migrate(*blob_ids)
+    assert report.interruption is None
+    assert {r.outcome for r in report.results} == {Outcome.FAILED}
+
+
 @pytest.mark.parametrize(("failing", "taken"), [(STORE_FAILURES - 1, 0), (STORE_FAILURES, 1)])
 def test_few_failed_writes_or_one_that_succeeds_leave_the_blame_with_the_blobs(
     failing: int, taken: int
