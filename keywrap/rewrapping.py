@@ -215,18 +215,19 @@ class Rewrapper:
         list(self.pool.map(self._read_one, moves))
         if any(move.seen is None for move in moves):
             self.reader.store.check()  # an object that is away is its own matter; a store waits
-        for move in moves:
-            if move.seen is None or move.result is not None:
-                continue
+        seen = [move for move in moves if move.seen and not move.result]
+        there = {v for m in seen if (v := m.old.key_version).satisfies(goal.target)}
+        exists = {version: self._exists(version, goal) for version in there}
+        for move in seen:
             version = move.old.key_version
             if version.key not in self.keys:
                 # Relabelled, a wrap must not pass for one that is none of this campaign's business.
                 message = f"the configuration lists no key {version.key!r}"
                 move.end(Outcome.QUARANTINED, UnlistedKeyError.reason_code, message)
-            elif version.satisfies(goal.target) and not self._exists(version, goal):
+            elif not exists.get(version, True):
                 message = f"{version} does not exist: the sidecar names a version yet to come"
                 move.end(Outcome.QUARANTINED, "key_version_unknown", message)
-            elif version.satisfies(goal.target):
+            elif version in there:
                 move.end(Outcome.CURRENT)
             elif version.is_legacy != (goal.selection is Selection.LEGACY):
                 move.end(Outcome.EXCLUDED, f"not_{goal.selection}", f"wrapped by {version}")
