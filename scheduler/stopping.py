@@ -1,22 +1,23 @@
 """Being asked to stop, by SIGTERM or SIGINT."""
 
 import signal
-from contextlib import suppress
-from queue import Empty, SimpleQueue
+import time
 from types import FrameType
+
+_LOOK_EVERY_S = 0.1
 
 
 class Stop:
     """Whether this process was asked to stop.
 
-    No `threading.Event`: a signal that comes while the main thread is inside the event's `wait`
-    finds the event's lock taken, by the very thread that it interrupts, and `set` never returns.
-    `SimpleQueue.put` is made to be called from signal handlers.
+    A flag and short sleeps, and nothing with a lock in it: a signal that comes while the main
+    thread is inside `threading.Event.wait` finds the event's lock taken, by the very thread that
+    it interrupts, and `set` never returns. `queue.SimpleQueue` hung the same way, once in about
+    70,000 signals.
     """
 
     def __init__(self) -> None:
         self._asked = False
-        self._wake: SimpleQueue[None] = SimpleQueue()
 
     def on_signals(self) -> None:
         """Take SIGTERM and SIGINT for the question; call it from the main thread."""
@@ -26,7 +27,6 @@ class Stop:
     def ask(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
         """Ask it to stop."""
         self._asked = True
-        self._wake.put(None)
 
     def is_set(self) -> bool:
         """Whether it was asked."""
@@ -34,6 +34,6 @@ class Stop:
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until it is asked."""
-        if not self._asked:
-            with suppress(Empty):
-                self._wake.get(timeout=seconds)
+        end = time.monotonic() + seconds
+        while not self._asked and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_EVERY_S))
