@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from keywrap.kms import KeyProvider
+from keywrap.keys import KeyVersion
+from keywrap.kms import KeyProvider, VersionOrder
 
 
 class UnlistedKeyError(LookupError):
@@ -56,6 +57,21 @@ class KeyRing:
             return self._providers[key]
         except KeyError:
             raise UnlistedKeyError(key) from None
+
+    def reaches(self, version: KeyVersion, target: KeyVersion) -> bool:
+        """Whether a wrap under a version needs no rewrap to the target: it is there, or beyond.
+
+        Raises:
+            KmsError: only the key service knows the order of its versions, and cannot be asked.
+        """
+        if version.satisfies(target):
+            return True
+        provider = self._providers.get(target.key)
+        return (
+            version.key == target.key
+            and isinstance(provider, VersionOrder)
+            and provider.is_newer(version.version, than=target.version)
+        )
 
     def __contains__(self, key: str) -> bool:
         """Whether the configuration lists a KEK."""

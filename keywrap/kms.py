@@ -58,18 +58,28 @@ class RefusedError(KmsError):
     reason_code = "wrap_refused"
 
 
+class ProofFailedError(Exception):
+    """A new wrap did not open to the data key it was made from. Stop; nothing was replaced."""
+
+
 class KeyProvider(Protocol):
     """Wraps and unwraps data keys with one KEK.
 
     Attributes:
         key: URI of the KEK, without version.
-        binds_context: whether a wrap opens only with the context it was made with.
+        proves_wraps: whether `wrap` and `wrap_many` open each new wrap and compare it with its
+            data key before they return it, and raise `ProofFailedError` where it differs. So does
+            a provider that learns a wrap's version only by opening it; nobody opens it again.
         requests: how many requests this object has sent to its key service.
     """
 
     key: str
-    binds_context: ClassVar[bool]
+    proves_wraps: ClassVar[bool]
     requests: int
+
+    @property
+    def binds_context(self) -> bool:
+        """Whether a wrap opens only with the context it was made with."""
 
     def current_version(self) -> KeyVersion:
         """Return the KEK version that `wrap` uses now."""
@@ -104,10 +114,20 @@ class BatchingKeyProvider(Protocol):
 class ServerSideRewrap(Protocol):
     """A provider whose service moves a wrap to its current version without showing the key."""
 
+    def rewraps_from(self, key: str) -> bool:
+        """Whether the service moves wraps of this KEK to its own, and checks their context.
+
+        Args:
+            key: URI of a KEK without version: the provider's own, or another of its service.
+        """
+
     def rewrap_many(
         self, items: Sequence[tuple[WrappedKey, Context]]
     ) -> list[WrappedKey | RefusedError]:
-        """Move each wrap of this KEK to the current version, its context unchanged."""
+        """Move each wrap to the current version of this KEK, its context unchanged.
+
+        A wrap of a KEK that `rewraps_from` denies is a `RefusedError` in its place.
+        """
 
 
 @runtime_checkable
@@ -116,6 +136,22 @@ class VersionCreator(Protocol):
 
     def create_version(self) -> KeyVersion:
         """Create the next KEK version and return it."""
+
+
+@runtime_checkable
+class VersionOrder(Protocol):
+    """A provider whose versions' names do not tell their order, such as key material ids."""
+
+    def is_newer(self, version: str, than: str) -> bool:
+        """Whether both are versions of this KEK, and the first came after the second."""
+
+
+@runtime_checkable
+class DataKeyGenerator(Protocol):
+    """A provider whose service makes a data key and its wrap in one request."""
+
+    def generate_data_key(self, context: Context) -> tuple[DataKey, WrappedKey]:
+        """Make a new AES-256 data key, wrapped under the current KEK version."""
 
 
 def wrap_many(

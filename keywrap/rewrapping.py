@@ -18,6 +18,7 @@ from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import (
     Context,
     KmsError,
+    ProofFailedError,
     RefusedError,
     ServerSideRewrap,
     UnavailableError,
@@ -70,10 +71,6 @@ class Prove(StrEnum):
     ALL = "all"  # opened and compared with the data key
     SAMPLE = "sample"  # key and version of every answer; a sample is opened by the verifying task
     CONTENT = "content"  # opened and compared, and the blob's content opens with the data key
-
-
-class ProofFailedError(Exception):
-    """A new wrap did not open to the data key it was made from. Stop; nothing was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +213,8 @@ class Rewrapper:
         if any(move.seen is None for move in moves):
             self.reader.store.check()  # an object that is away is its own matter; a store waits
         seen = [move for move in moves if move.seen and not move.result]
-        there = {v for m in seen if (v := m.old.key_version).satisfies(goal.target)}
+        versions = {move.old.key_version for move in seen}
+        there = {version for version in versions if self.keys.reaches(version, goal.target)}
         exists = {version: self._exists(version, goal) for version in there}
         for move in seen:
             version = move.old.key_version
@@ -235,7 +233,7 @@ class Rewrapper:
     def _exists(self, version: KeyVersion, goal: Goal) -> bool:
         if version == goal.target:
             return True
-        return self.keys.provider(version.key).current_version().satisfies(version)
+        return self.keys.reaches(self.keys.provider(version.key).current_version(), version)
 
     def _read_one(self, move: Move) -> None:
         try:
@@ -258,10 +256,11 @@ class Rewrapper:
                 move.end(Outcome.QUARANTINED, key.reason_code, str(key))
 
     def _moves_server_side(self, move: Move, goal: Goal) -> bool:
+        target = self.keys.provider(goal.target.key)
         return (
             goal.prove is Prove.SAMPLE
-            and move.old.key_version.key == goal.target.key
-            and isinstance(self.keys.provider(goal.target.key), ServerSideRewrap)
+            and isinstance(target, ServerSideRewrap)
+            and target.rewraps_from(move.old.key_version.key)
         )
 
     def match(self, moves: Sequence[Move], goal: Goal) -> None:
@@ -323,7 +322,7 @@ class Rewrapper:
         for move, wrapped in zip(moves, wraps, strict=True):
             if isinstance(wrapped, RefusedError):
                 move.end(Outcome.QUARANTINED, wrapped.reason_code, str(wrapped))
-            elif not wrapped.key_version.satisfies(goal.target):
+            elif not self.keys.reaches(wrapped.key_version, goal.target):
                 # A service that is slow to show a new version everywhere: wait, do not accept.
                 raise UnavailableError(
                     f"the KMS wrapped under {wrapped.key_version}, not yet under {goal.target}",
@@ -336,9 +335,9 @@ class Rewrapper:
     def prove(self, moves: Sequence[Move], goal: Goal) -> None:
         """Open each new wrap with the new KEK and compare; one failure stops the whole batch."""
         known = [(move, move.new) for move in moves if move.data_key and move.new]
-        if not known:
-            return
         target = self.keys.provider(goal.target.key)
+        if not known or target.proves_wraps:
+            return
         opened = unwrap_many(target, [(new, move.context) for move, new in known])
         for (move, new), key in zip(known, opened, strict=True):
             if isinstance(key, RefusedError) or key != move.data_key:

@@ -1,7 +1,6 @@
 """What an interrupted batch means for its shard and campaign."""
 
-from keywrap.kms import KmsError, ThrottledError
-from keywrap.rewrapping import ProofFailedError
+from keywrap.kms import KmsError, ProofFailedError, ThrottledError
 from keywrap.stores import StoreUnavailableError
 from ledger import campaigns, shards
 from ledger.connection import Connection

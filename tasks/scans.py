@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 from uuid import UUID
 
+from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
 from keywrap.reading import GoneError, QuarantineError, Seen
 from keywrap.rewrapping import Goal, Selection
@@ -96,7 +97,7 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
         seen, late = 0, []
         for chunk in _look(work):
             seen += len(chunk)
-            late += [finding for finding in chunk if _is_late(finding, goal)]
+            late += [f for f in chunk if _is_late(f, goal, runtime.keys)]
             progress(seen, seen)
         with runtime.ledger.begin() as connection:
             taken = findings.note_stragglers(
@@ -108,12 +109,12 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
     return under_lease(runtime, shard_id, ShardKind.STRAGGLERS, body)
 
 
-def _is_late(finding: Finding, goal: Goal) -> bool:
+def _is_late(finding: Finding, goal: Goal, keys: KeyRing) -> bool:
     version = finding.key_version
     if version is None:
         return True  # the rewrap says what is wrong with it
     selected = version.is_legacy == (goal.selection is Selection.LEGACY)
-    return selected and not version.satisfies(goal.target)
+    return selected and not keys.reaches(version, goal.target)
 
 
 def _look(work: Work) -> Iterator[list[Finding]]:

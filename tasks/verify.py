@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from keywrap.kms import KmsError
+from keywrap.kms import KmsError, ProofFailedError
 from keywrap.reading import GoneError, QuarantineError
-from keywrap.rewrapping import Outcome, ProofFailedError, Report, Result
+from keywrap.rewrapping import Outcome, Report, Result
 from keywrap.stores import StoreUnavailableError
 from keywrap.verifying import Verifier
 from ledger import shards

@@ -100,6 +100,7 @@ class EnvKeyProvider:
     """
 
     binds_context: ClassVar[bool] = False
+    proves_wraps: ClassVar[bool] = False
 
     def __init__(self, name: str, key: DataKey, scheme: Scheme) -> None:
         self.key = f"env:{name}"

@@ -78,6 +78,7 @@ class VaultTransitProvider:
     """
 
     binds_context: ClassVar[bool] = True
+    proves_wraps: ClassVar[bool] = False
 
     def __init__(self, path: str, server: VaultServer, *, batch_items: int = BATCH_ITEMS) -> None:
         self._mount, self._name = check_key_path(path)
@@ -160,6 +161,10 @@ class VaultTransitProvider:
     ) -> list[DataKey | RefusedError]:
         """Open each wrap. Needs no right to read the key; errors as in `wrap_many`."""
         return self._each("decrypt", self._wraps(items), self._opened)
+
+    def rewraps_from(self, key: str) -> bool:
+        """Whether wraps of a KEK can be moved: Transit moves those of the key itself."""
+        return key == self.key
 
     def rewrap_many(
         self, items: Sequence[tuple[WrappedKey, Context]]

@@ -200,6 +200,7 @@ class SimpleMemoryKeyProvider:
     """
 
     binds_context: ClassVar[bool] = True
+    proves_wraps: ClassVar[bool] = False
 
     def __init__(
         self, kms: MemoryKms | None = None, key: str = "hcvault://memory/blob-kek"
@@ -248,6 +249,10 @@ class MemoryKeyProvider(SimpleMemoryKeyProvider):
     ) -> list[DataKey | RefusedError]:
         """Open each wrap."""
         return self._each(items, lambda item: self.kms.unwrap(self.key, *item))
+
+    def rewraps_from(self, key: str) -> bool:
+        """Whether wraps of a KEK can be moved: those of the key itself."""
+        return key == self.key
 
     def rewrap_many(
         self, items: Sequence[tuple[WrappedKey, Context]]
