@@ -9,37 +9,26 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 
 from keywrap.contents import ContentError, content_format
-from keywrap.keyring import KeyRing, UnlistedKeyError
+from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
-from keywrap.keytables import (
-    ConfigError,
-    EnvKeyConfig,
-    KeysConfig,
-    VaultKeyConfig,
-    as_mapping,
-    legacy_listed,
-    open_env,
-    open_vault,
-    read_keys,
-    read_table,
-)
 from keywrap.kms import KeyProvider
 from keywrap.layout import Layout
 from keywrap.reading import SidecarReader
 from keywrap.stores import Store
+from keywrap.tables import store as store_table
+from keywrap.tables.common import ConfigError, as_mapping, read_table
+from keywrap.tables.keys import KeysConfig, legacy_listed, read_keys
+from keywrap.tables.store import StoreConfig, check_store
 
 __all__ = [
     "ConfigError",
-    "EnvKeyConfig",
     "KeysConfig",
     "KeywrapConfig",
     "StoreConfig",
-    "VaultKeyConfig",
     "layout",
     "open_key",
     "open_keys",
@@ -47,32 +36,6 @@ __all__ = [
     "open_store",
     "read_file",
 ]
-
-
-class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the blobs lie and how they are named.
-
-    Attributes:
-        url: the store: `file:///srv/blobs`.
-        blob_suffix: what follows the blob id in the name of the content.
-        sidecar_suffix: what follows the blob id in the name of the sidecar.
-        legacy_default: the key of a blob whose sidecar names none or is missing; empty: such a
-            blob is quarantined.
-        legacy_content: how a blob is encrypted whose sidecar does not say.
-        keep_previous: whether the old wrap stays beside the new one until it is sealed.
-    """
-
-    url: str
-    blob_suffix: str = ""
-    sidecar_suffix: str = ".sidecar.json"
-    legacy_default: str = ""
-    legacy_content: str = "gcm-v1"
-    keep_previous: bool = True
-
-    @property
-    def place(self) -> str:
-        """The store and its naming rule in one line: two that differ name other blobs."""
-        return f"{self.url} ({self.blob_suffix or 'no suffix'}, {self.sidecar_suffix})"
 
 
 class KeywrapConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,15 +75,17 @@ def layout(config: KeywrapConfig) -> Layout:
         raise ConfigError("[store] sidecar_suffix", str(error)) from error
 
 
-def open_store(config: KeywrapConfig) -> Store:
-    """Open the configured store."""
-    from keywrap.filestore import FileStore  # noqa: PLC0415 - a store is loaded when it is used
-
-    return FileStore(_folder(config.store.url))
+def open_store(config: KeywrapConfig, *, threads: int = 8) -> Store:
+    """Open the configured store; see `keywrap.tables.store.open_store`."""
+    return store_table.open_store(config.store, threads=threads)
 
 
-def open_reader(config: KeywrapConfig) -> SidecarReader:
+def open_reader(config: KeywrapConfig, *, threads: int = 8) -> SidecarReader:
     """Open the configured store and make the reader of its sidecars.
+
+    Args:
+        config: the configuration.
+        threads: how many threads will use the store at once.
 
     Raises:
         ConfigError: its URL or naming rule cannot be used.
@@ -128,7 +93,7 @@ def open_reader(config: KeywrapConfig) -> SidecarReader:
     """
     default = config.store.legacy_default
     legacy = KeyVersion.parse(default) if default else None
-    return SidecarReader(open_store(config), layout(config), legacy)
+    return SidecarReader(open_store(config, threads=threads), layout(config), legacy)
 
 
 def read_file(path: Path) -> dict[str, object]:
@@ -162,7 +127,7 @@ def open_keys(config: KeywrapConfig, environ: Mapping[str, str]) -> KeyRing:
     Raises:
         ConfigError: a secret is missing or malformed, or an extra is not installed.
     """
-    providers = [open_key(config, key, environ) for key in config.keys.uris()]
+    providers = [config.keys.open(key, environ) for key in config.keys.uris()]
     return KeyRing(providers, primary=config.keys.primary or None)
 
 
@@ -178,18 +143,12 @@ def open_key(config: KeywrapConfig, key: str, environ: Mapping[str, str]) -> Key
         UnlistedKeyError: the configuration does not list it.
         ConfigError: as in `open_keys`.
     """
-    if key not in config.keys.uris():
-        raise UnlistedKeyError(key)
-    if key.startswith("env:"):
-        name = key.removeprefix("env:")
-        return open_env(name, config.keys.env[name], environ)
-    path = key.removeprefix("hcvault://")
-    return open_vault(path, config.keys.vault[path], environ)
+    return config.keys.open(key, environ)
 
 
 def _check_store(config: KeywrapConfig) -> None:
     store = config.store
-    _folder(store.url)
+    check_store(store)
     layout(config)
     try:
         content_format(store.legacy_content)
@@ -212,22 +171,3 @@ def _check_primary(keys: KeysConfig) -> None:
             f"{keys.primary} is a legacy key, which new wraps never use",
             next_command='primary = "hcvault://transit/blob-kek"',
         )
-
-
-def _folder(url: str) -> Path:
-    """Read the folder that a `file://` URL names (RFC 8089)."""
-    place = "[store] url"
-    parts = urlsplit(url)
-    if parts.scheme != "file":
-        raise ConfigError(place, "expected a file:// URL", next_command='url = "file:///srv/blobs"')
-    path = Path(unquote(parts.path))
-    if parts.netloc or not path.is_absolute():
-        raise ConfigError(
-            place,
-            "a relative file:// URL would mean another folder in every process; expected three "
-            "slashes",
-            next_command=f'url = "file:///{(parts.netloc + parts.path).strip("/")}"',
-        )
-    if parts.query or parts.fragment or "\0" in str(path) or path == Path("/"):
-        raise ConfigError(place, "expected the URL of a folder", next_command="write # as %23")
-    return path

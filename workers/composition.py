@@ -39,7 +39,7 @@ def compose(
     """
     return Runtime(
         ledger=ledger_of(settings),
-        reader=open_reader(settings.keywrap),
+        reader=open_reader(settings.keywrap, threads=settings.workers.threads),
         keys=open_keys(settings.keywrap, environ),
         legacy_content=settings.keywrap.store.legacy_content,
         keep_previous=settings.keywrap.store.keep_previous,

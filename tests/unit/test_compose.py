@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from keywrap.config import KeywrapConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -32,6 +34,10 @@ def test_each_of_our_services_is_one_rewrap_command() -> None:
     assert OURS["desk"]["profiles"] == ["desk"]
 
 
+NAMED_WHERE_NEEDED = {"REWRAP_TOML", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+"""Only with the profile s3: unset, nothing starts that would need them."""
+
+
 def test_every_secret_comes_from_the_environment_and_is_missed_when_unset() -> None:
     for service in SERVICES.values():
         for name, value in service["environment"].items() if "environment" in service else ():
@@ -39,7 +45,8 @@ def test_every_secret_comes_from_the_environment_and_is_missed_when_unset() -> N
                 assert VARIABLE.fullmatch(value)
     used = VARIABLE.findall((ROOT / "docker-compose.yml").read_text())
     assert used
-    assert all(rest.startswith(":?") for _name, rest in used)
+    assert all(rest.startswith(":?") for name, rest in used if name not in NAMED_WHERE_NEEDED)
+    assert all(rest.startswith(":-") for name, rest in used if name in NAMED_WHERE_NEEDED)
 
 
 def test_the_example_environment_names_every_variable_and_holds_no_value() -> None:
@@ -70,9 +77,10 @@ def test_our_containers_can_neither_write_their_image_nor_gain_rights(name: str)
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_only_flower_is_published_and_only_to_this_machine() -> None:
+def test_only_flower_and_the_trials_s3_are_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"flower": ["127.0.0.1:5555:5555"]}
+    assert published == {"flower": ["127.0.0.1:5555:5555"], "s3": ["127.0.0.1:8333:8333"]}
+    assert SERVICES["s3"]["profiles"] == ["s3"]
 
 
 def test_whoever_is_waited_for_can_be() -> None:
@@ -92,8 +100,12 @@ def test_every_named_volume_is_declared_and_every_mounted_file_exists() -> None:
                 assert source in COMPOSE["volumes"]
 
 
-def test_the_example_configuration_names_a_listed_primary_key_and_given_variables() -> None:
-    config = tomllib.loads((ROOT / "deploy/rewrap.toml").read_text())
+@pytest.mark.parametrize("name", ["rewrap.toml", "rewrap-s3.toml"])
+def test_the_example_configuration_names_a_listed_primary_key_and_given_variables(
+    name: str,
+) -> None:
+    config = tomllib.loads((ROOT / "deploy" / name).read_text())
+    KeywrapConfig.from_table({table: config[table] for table in ("store", "keys")})
     worker = OURS["worker"]["environment"]
     path = config["keys"]["primary"].removeprefix("hcvault://")
     assert config["keys"]["vault"][path]["token_env"] in worker

@@ -1,0 +1,1 @@
+"""The tables of the configuration that `keywrap` reads, one module for each."""
