@@ -47,6 +47,11 @@ RSA-4096 wrap has 512 bytes, a Transit one about 90, a DPAPI one about 300."""
 MAX_DEK_VERSION = 2**53 - 1
 """Largest integer that every JSON reader holds exactly (RFC 8259, section 6)."""
 
+_FERNET = "gAAAA"
+"""What every Fernet token begins with until 2106: its version, and four bytes of its time."""
+
+_STANDARD = str.maketrans("-_", "+/")
+
 _FIELDS = frozenset(
     {
         "key_id",
@@ -264,11 +269,14 @@ def _read_wrap(record: dict[str, Any]) -> bytes:
     if not text:
         # Left out it says "the legacy key is the data key"; empty it may be a write gone wrong.
         raise BadSidecarError("wrapped_dek_empty", "`wrapped_dek` is there but empty")
+    # A Fernet token is URL-safe base64 itself (Fernet specification, "Token Format").
+    is_token = text.startswith(_FERNET) and not {"+", "/"} & set(text)
+    standard = text.translate(_STANDARD) if is_token else text
     try:
-        ciphertext = binascii.a2b_base64(text, strict_mode=True)
+        ciphertext = binascii.a2b_base64(standard, strict_mode=True)
     except ValueError:
         ciphertext = b""
-    if _base64(ciphertext) != text:  # strict mode lets spare bits at the end pass
+    if _base64(ciphertext) != standard:  # strict mode lets spare bits at the end pass
         raise BadSidecarError("wrapped_dek_not_base64", "`wrapped_dek` is not canonical base64")
     if len(ciphertext) > MAX_WRAP_BYTES:
         raise BadSidecarError(

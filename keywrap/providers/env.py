@@ -1,49 +1,62 @@
 """KEKs kept in the environment: what a migration moves away from.
 
-Two schemes are read. Under `aes-gcm` the key wraps each data key: 12-byte nonce, ciphertext,
-16-byte tag (NIST SP 800-38D), no additional data. Under `direct` the key is itself the data key
-of every blob and there is no wrap. Neither binds a wrap to its blob, so a campaign proves both
-against the blob's content before it binds them under another KEK.
+The key wraps each data key by one of the schemes of `keywrap.providers.env_schemes`, or, under
+`direct`, is itself the data key of every blob. Only a wrap made with the blob id as additional
+data is bound to its blob; whatever a wrap says, a campaign proves each one against the blob's
+content before it binds it under another KEK.
 """
 
 import base64
 import binascii
-import os
+import hashlib
 from typing import ClassVar, Literal, Self
-
-from cryptography.exceptions import InvalidTag
 
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, RefusedError
+from keywrap.providers.env_schemes import (
+    BINDING_SCHEMES,
+    WRAP_LENGTHS,
+    NotOpenedError,
+    Scheme,
+    Wrapping,
+    wrapping_of,
+)
+from keywrap.providers.passphrase import Kdf
 
-Encoding = Literal["hex", "base64", "base64url", "raw"]
-"""How the key is written. Never guessed: 32 hex digits are valid as each of the four."""
+__all__ = ["BLOB_ID", "Encoding", "EnvKeyError", "EnvKeyProvider", "Scheme", "parse_key"]
 
-Scheme = Literal["aes-gcm", "direct"]
+Encoding = Literal["hex", "base64", "base64url", "raw", "sha256-of-text", "passphrase"]
+"""How the key is written. Never guessed: 32 hex digits are valid as each of the six."""
 
-NONCE_BYTES = 12
-TAG_BYTES = 16
-_WRAP_BYTES = tuple(NONCE_BYTES + size + TAG_BYTES for size in KEY_BYTES)
+BLOB_ID = "{blob_id}"
+"""The one placeholder of an `aad` template."""
 
 AZURE_STORAGE_KEY_BYTES = 64
 """A storage account key; such keys are often found under the name BLOB_KEY."""
 
 
 class EnvKeyError(ValueError):
-    """The text is not a key in the encoding that the configuration names; never shows it."""
+    """The text is not a key as the configuration describes it; never shows it."""
 
 
-def parse_key(text: bytes, encoding: Encoding) -> DataKey:
+def parse_key(text: bytes, encoding: Encoding, kdf: Kdf | None = None) -> DataKey:
     """Read a key as the configuration says that it is written.
 
     Args:
         text: what the environment variable or the file holds.
         encoding: how the key is written.
+        kdf: for a passphrase, how the key is derived from it.
 
     Raises:
         EnvKeyError: it is not written so, or has no length of an AES key.
     """
+    if (encoding == "passphrase") != (kdf is not None):
+        raise EnvKeyError("a passphrase needs a key derivation, and nothing else has one")
+    if not text:
+        raise EnvKeyError("it is empty")
+    if kdf is not None:
+        return kdf.derive(text)
     try:
         key = _decode(text, encoding)
     except (binascii.Error, ValueError):
@@ -61,8 +74,8 @@ def parse_key(text: bytes, encoding: Encoding) -> DataKey:
 def _decode(text: bytes, encoding: Encoding) -> bytes:
     """Decode strictly: what would not be written back the same is refused."""
     match encoding:
-        case "raw":
-            return text
+        case "sha256-of-text":
+            return hashlib.sha256(text).digest()
         case "hex":
             return binascii.unhexlify(text)
         case "base64":
@@ -73,6 +86,8 @@ def _decode(text: bytes, encoding: Encoding) -> bytes:
             key = base64.b64decode(bare + b"=" * (-len(bare) % 4), altchars=b"-_", validate=True)
             padded = base64.urlsafe_b64encode(key)
             canonical = text in {padded, padded.rstrip(b"=")}
+        case _:
+            return text
     if not canonical:
         raise ValueError
     return key
@@ -87,6 +102,25 @@ def _likely_mistake(text: bytes) -> str:
     return ""
 
 
+def check_aad(aad: str, scheme: Scheme) -> None:
+    """See that a template of additional data is one, and that the scheme takes it.
+
+    At most one placeholder: so no two blob ids give the same additional data.
+
+    Raises:
+        EnvKeyError: it is none, or the scheme binds nothing.
+    """
+    if not aad:
+        return
+    if scheme not in BINDING_SCHEMES:
+        raise EnvKeyError(
+            f"{scheme} takes no additional data; {', '.join(sorted(BINDING_SCHEMES))} do"
+        )
+    literal = aad.replace(BLOB_ID, "", 1)
+    if "{" in literal or "}" in literal:
+        raise EnvKeyError(f"expected text with at most one {BLOB_ID} and no other brace")
+
+
 class EnvKeyProvider:
     """Opens the wraps of a KEK kept in the environment.
 
@@ -96,73 +130,113 @@ class EnvKeyProvider:
     Args:
         name: the key's name in the configuration; its URI is `env:<name>`.
         key: the key.
-        scheme: `aes-gcm` where it wraps data keys, `direct` where it is the data key.
+        scheme: how it wraps data keys; `direct` where it is the data key.
+        aad: template of the additional data that wraps were made with: text, in which
+            `{blob_id}` stands for the blob's id; empty for none.
+
+    Attributes:
+        binds_context: whether a wrap opens for its own blob only: `aad` names the blob id.
+
+    Raises:
+        EnvKeyError: the key is none of the scheme's, or `aad` is no template for it.
     """
 
-    binds_context: ClassVar[bool] = False
     proves_wraps: ClassVar[bool] = False
 
-    def __init__(self, name: str, key: DataKey, scheme: Scheme) -> None:
+    def __init__(self, name: str, key: DataKey, scheme: Scheme, *, aad: str = "") -> None:
+        check_aad(aad, scheme)
         self.key = f"env:{name}"
         self.scheme = scheme
         self.requests = 0
+        self.binds_context = BLOB_ID in aad
+        self._aad = aad
         self._data_key = key
-        self._cipher = key.cipher()
+        try:
+            self._wrapping = wrapping_of(scheme, key)
+        except ValueError as error:
+            raise EnvKeyError(str(error)) from None
 
     @classmethod
-    def from_text(cls, name: str, text: bytes, encoding: Encoding, scheme: Scheme) -> Self:
+    def from_text(
+        cls,
+        name: str,
+        text: bytes,
+        encoding: Encoding,
+        scheme: Scheme,
+        *,
+        kdf: Kdf | None = None,
+        aad: str = "",
+    ) -> Self:
         """Make the provider from what the environment variable or the file holds.
 
+        A key is derived from a passphrase here, once.
+
         Raises:
-            EnvKeyError: see `parse_key`.
+            EnvKeyError: see `parse_key` and the class.
         """
-        return cls(name, parse_key(text, encoding), scheme)
+        return cls(name, parse_key(text, encoding, kdf), scheme, aad=aad)
 
     def current_version(self) -> KeyVersion:
         """Return the key itself: it has no versions."""
         return KeyVersion(self.key)
 
-    def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:  # noqa: ARG002 - no binding
-        """Wrap a data key as the legacy application did; `context` is not bound.
+    def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
+        """Wrap a data key as the legacy application did.
 
         Raises:
-            RefusedError: under `direct`, a data key that is not the key itself.
+            RefusedError: under `direct`, a data key that is not the key itself; where `aad` names
+                the blob id, a context that is not just that.
         """
-        if self.scheme == "direct":
+        if self._wrapping is None:
             if data_key != self._data_key:
                 raise self._refused("the key itself is the data key", "direct_key_wraps_nothing")
             return WrappedKey(self.current_version(), b"")
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, data_key.reveal(), None)
-        return WrappedKey(self.current_version(), nonce + sealed)
+        sealed = self._wrapping.seal(data_key.reveal(), self._additional(context))
+        return WrappedKey(self.current_version(), sealed)
 
-    def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:  # noqa: ARG002 - no binding
-        """Open a wrap; `context` is not checked, since no legacy wrap has one.
+    def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
+        """Open a wrap; `context` matters only where `aad` names the blob id.
 
         Raises:
-            RefusedError: it belongs to another key, has another length, or does not open.
+            RefusedError: it belongs to another key, has another length, does not open, or holds
+                what is no AES key.
         """
         if wrapped.key_version != self.current_version():
             raise self._refused("the wrap names another key", "wrap_of_another_key")
-        if self.scheme == "direct":
-            if wrapped.ciphertext:
-                raise self._refused(
-                    "the key itself is the data key, yet there is a wrap", "direct_key_with_wrap"
-                )
-            return self._data_key
-        return self._open(wrapped.ciphertext)
-
-    def _open(self, ciphertext: bytes) -> DataKey:
-        """Open nonce, ciphertext and tag; the length alone tells the length of what is inside."""
-        if len(ciphertext) not in _WRAP_BYTES:
+        if self._wrapping is not None:
+            return self._open(self._wrapping, wrapped.ciphertext, context)
+        if wrapped.ciphertext:
             raise self._refused(
-                f"a wrap has 44, 52 or 60 bytes, not {len(ciphertext)}", "wrap_length"
+                "the key itself is the data key, yet there is a wrap", "direct_key_with_wrap"
+            )
+        return self._data_key
+
+    def _open(self, wrapping: Wrapping, ciphertext: bytes, context: Context) -> DataKey:
+        lengths = WRAP_LENGTHS[self.scheme]
+        if len(ciphertext) not in lengths:
+            *most, last = lengths
+            expected = f"{', '.join(map(str, most))} or {last}"
+            raise self._refused(
+                f"a wrap has {expected} bytes, not {len(ciphertext)}", "wrap_length"
             )
         try:
-            inner = self._cipher.decrypt(ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:], None)
-        except InvalidTag:
+            inner = wrapping.open(ciphertext, self._additional(context))
+        except NotOpenedError:
             raise self._refused("the wrap does not open", "wrap_does_not_open") from None
+        if len(inner) not in KEY_BYTES:
+            raise self._refused(
+                f"the wrap holds {len(inner)} bytes, which is no AES key", "inner_key_length"
+            )
         return DataKey(inner)
+
+    def _additional(self, context: Context) -> bytes | None:
+        """Return the additional data of a wrap."""
+        if not self.binds_context:
+            return self._aad.encode() if self._aad else None
+        if context.keys() != {"blob_id"}:
+            # Anything else would pass without being bound.
+            raise self._refused("the context is not just a blob id", "context_not_blob_id")
+        return self._aad.replace(BLOB_ID, context["blob_id"]).encode()
 
     def _refused(self, message: str, reason_code: str) -> RefusedError:
         return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)

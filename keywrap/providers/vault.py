@@ -11,11 +11,11 @@ was tried on OpenBao 2.7.2; the API: https://openbao.org/api-docs/secret/transit
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
 
+from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, DeniedError, RefusedError, UnavailableError
@@ -51,15 +51,6 @@ def check_key_path(path: str) -> tuple[str, str]:
     if not all(_SEGMENT.fullmatch(segment) for segment in [*mount.split("/"), name]):
         raise ValueError("a Transit key is named <mount>/<key name>, such as transit/blob-kek")
     return mount, name
-
-
-def canonical_context(context: Context) -> bytes:
-    """Encode a context as it is bound: JSON, names sorted, compact, UTF-8.
-
-    Every wrap depends on these bytes: they never change.
-    """
-    text = json.dumps(dict(context), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
 
 
 class VaultTransitProvider:

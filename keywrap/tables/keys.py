@@ -8,9 +8,11 @@ import msgspec
 from keywrap.keyring import UnlistedKeyError
 from keywrap.keys import BadKeyIdError, KeyVersion
 from keywrap.kms import KeyProvider
-from keywrap.tables import env, vault
+from keywrap.tables import aws, env, local, vault
+from keywrap.tables.aws import AwsKeyConfig
 from keywrap.tables.common import ConfigError, as_mapping, read_table
 from keywrap.tables.env import EnvKeyConfig
+from keywrap.tables.local import LocalKeyConfig
 from keywrap.tables.vault import VaultKeyConfig
 
 
@@ -30,7 +32,12 @@ class Kind(Protocol):
         """Make the provider of one key; `tables` are all of its kind."""
 
 
-_KINDS: Mapping[str, Kind] = {"env": env, "vault": vault}
+_KINDS: Mapping[str, Kind] = {
+    "env": env,
+    "local": local,
+    "aws": aws,
+    "vault": vault,
+}
 
 
 class KeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,11 +46,15 @@ class KeysConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         primary: URI of the KEK that new wraps use, without version; empty: only reading.
         env: KEKs kept in the environment, by name.
+        local: KEKs kept in files of ours, by name.
+        aws: keys of AWS KMS, by ARN.
         vault: Transit keys, by `<mount>/<key name>`.
     """
 
     primary: str = ""
     env: dict[str, EnvKeyConfig] = msgspec.field(default_factory=dict)
+    local: dict[str, LocalKeyConfig] = msgspec.field(default_factory=dict)
+    aws: dict[str, AwsKeyConfig] = msgspec.field(default_factory=dict)
     vault: dict[str, VaultKeyConfig] = msgspec.field(default_factory=dict)
 
     def uris(self) -> tuple[str, ...]:

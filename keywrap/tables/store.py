@@ -106,7 +106,7 @@ def open_store(store: StoreConfig, *, threads: int = 8) -> Store:
 
         return FileStore(_folder(store.url))
     try:
-        from keywrap.objectstore import open_s3  # noqa: PLC0415 - who uses it needs the extra
+        from keywrap.s3store import open_s3  # noqa: PLC0415 - who uses it needs the extra
     except ImportError as error:
         raise ConfigError(
             "[store] url", str(error), next_command="pip install 'keywrap[s3]'"

@@ -1,6 +1,7 @@
 import base64
 import os
 import traceback
+from typing import ClassVar, get_args
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -9,6 +10,8 @@ from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import KeyProvider, RefusedError
 from keywrap.providers.env import Encoding, EnvKeyError, EnvKeyProvider, parse_key
+from keywrap.providers.env_schemes import BINDING_SCHEMES, Scheme
+from keywrap.providers.passphrase import Pbkdf2Sha256
 from keywrap.testing.kms import ProviderConformance
 
 KEK = bytes(range(32))
@@ -24,6 +27,50 @@ class TestEnvKeyProvider(ProviderConformance):
     @pytest.fixture
     def provider(self) -> KeyProvider:
         return provider_of()
+
+
+class TestTagFirst(ProviderConformance):
+    @pytest.fixture
+    def provider(self) -> KeyProvider:
+        return provider_of("aes-gcm-tag-first")
+
+
+class TestIv16(ProviderConformance):
+    @pytest.fixture
+    def provider(self) -> KeyProvider:
+        return provider_of("aes-gcm-iv16")
+
+
+class TestAesKw(ProviderConformance):
+    known_gaps: ClassVar = {"test_two_wraps_of_one_key_differ": "RFC 3394 draws nothing"}
+
+    @pytest.fixture
+    def provider(self) -> KeyProvider:
+        return provider_of("aes-kw")
+
+
+class TestAesKwp(ProviderConformance):
+    known_gaps: ClassVar = {"test_two_wraps_of_one_key_differ": "RFC 5649 draws nothing"}
+
+    @pytest.fixture
+    def provider(self) -> KeyProvider:
+        return provider_of("aes-kwp")
+
+
+class TestFernet(ProviderConformance):
+    @pytest.fixture
+    def provider(self) -> KeyProvider:
+        return provider_of("fernet")
+
+
+class TestBoundToTheBlobId(ProviderConformance):
+    known_gaps: ClassVar = {
+        "test_the_order_of_a_context_does_not_matter": "takes a blob id and nothing else"
+    }
+
+    @pytest.fixture
+    def provider(self) -> KeyProvider:
+        return EnvKeyProvider("BLOB_KEY", DataKey(KEK), "aes-gcm", aad="dek:{blob_id}")
 
 
 def test_a_wrap_is_nonce_ciphertext_and_tag() -> None:
@@ -159,3 +206,61 @@ def test_white_space_is_named_as_the_mistake() -> None:
 def test_a_provider_shows_no_key() -> None:
     assert KEK.hex() not in repr(vars(provider_of()))
     assert "hidden" in repr(vars(provider_of()))
+
+
+@pytest.mark.parametrize("scheme", sorted(BINDING_SCHEMES))
+def test_a_wrap_made_with_the_blob_id_opens_for_that_blob_only(scheme: Scheme) -> None:
+    provider = EnvKeyProvider("BLOB_KEY", DataKey(KEK), scheme, aad="v1/{blob_id}/dek")
+    data_key = DataKey.generate()
+    wrapped = provider.wrap(data_key, {"blob_id": "Zoë/{blob_id}"})
+    assert provider.binds_context
+    assert provider.unwrap(wrapped, {"blob_id": "Zoë/{blob_id}"}) == data_key
+    assert refusal(provider, wrapped, {"blob_id": "Zoë"}) == "wrap_does_not_open"
+    assert refusal(provider, wrapped, {}) == "context_not_blob_id"
+    assert refusal(provider, wrapped, {"blob_id": "Zoë/{blob_id}", "x": ""}) == (
+        "context_not_blob_id"
+    )
+
+
+def refusal(provider: EnvKeyProvider, wrapped: WrappedKey, context: dict[str, str]) -> str:
+    with pytest.raises(RefusedError) as refused:
+        provider.unwrap(wrapped, context)
+    return refused.value.reason_code
+
+
+def test_additional_data_is_the_template_with_the_blob_id_in_utf_8() -> None:
+    nonce, data_key = os.urandom(12), os.urandom(32)
+    wrap = nonce + AESGCM(KEK).encrypt(nonce, data_key, "v1/Zoë".encode())
+    provider = EnvKeyProvider("BLOB_KEY", DataKey(KEK), "aes-gcm", aad="v1/{blob_id}")
+    assert provider.unwrap(WrappedKey(ENV, wrap), {"blob_id": "Zoë"}) == DataKey(data_key)
+
+
+def test_additional_data_without_the_blob_id_binds_no_context() -> None:
+    provider = EnvKeyProvider("BLOB_KEY", DataKey(KEK), "aes-gcm", aad="blob-dek-v1")
+    wrapped = provider.wrap(DataKey(KEK), CONTEXT)
+    assert not provider.binds_context
+    assert provider.unwrap(wrapped, {}) == DataKey(KEK)
+    assert refusal(provider_of(), wrapped, CONTEXT) == "wrap_does_not_open"
+
+
+@pytest.mark.parametrize("aad", ["{", "{blob}", "{blob_id}{blob_id}", "{0}", "a}", "{{blob_id}}"])
+def test_a_template_has_one_placeholder_and_no_other_brace(aad: str) -> None:
+    with pytest.raises(EnvKeyError, match="at most one"):
+        EnvKeyProvider("BLOB_KEY", DataKey(KEK), "aes-gcm", aad=aad)
+
+
+@pytest.mark.parametrize("scheme", sorted(set(get_args(Scheme)) - BINDING_SCHEMES))
+def test_a_scheme_that_binds_nothing_takes_no_additional_data(scheme: Scheme) -> None:
+    with pytest.raises(EnvKeyError, match="takes no additional data"):
+        EnvKeyProvider("BLOB_KEY", DataKey(KEK), scheme, aad="{blob_id}")
+
+
+def test_a_key_may_be_the_sha256_of_its_text() -> None:
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-4
+    assert parse_key(b"abc", "sha256-of-text") == DataKey(bytes.fromhex(expected))
+
+
+def test_a_passphrase_and_a_derivation_come_together() -> None:
+    for encoding, kdf in (("passphrase", None), ("hex", Pbkdf2Sha256(b"", 1, 32))):
+        with pytest.raises(EnvKeyError, match="derivation"):
+            parse_key(KEK.hex().encode(), encoding, kdf)  # type: ignore[arg-type]

@@ -5,10 +5,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.fernet import Fernet
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.providers.env import EnvKeyProvider
 from keywrap.sidecar import (
     MAX_DEK_VERSION,
     MAX_WRAP_BYTES,
@@ -174,3 +177,27 @@ def test_a_version_that_cannot_grow_is_an_error() -> None:
     with pytest.raises(BadSidecarError) as caught:
         last.rewrapped(WrappedKey(KEK, b"new"), {}, None)
     assert caught.value.reason_code == "dek_version_invalid"
+
+
+@pytest.mark.parametrize("in_base64", [True, False])
+def test_a_fernet_token_is_read_as_it_is_or_in_base64_and_opens_to_its_data_key(
+    *, in_base64: bool
+) -> None:
+    key = Fernet.generate_key()
+    data_key = DataKey.generate()
+    provider = EnvKeyProvider.from_text("OLD", key, "base64url", "fernet")
+    for _ in range(20):  # about one token in 60 has no sign in which the two alphabets differ
+        token = Fernet(key).encrypt(data_key.reveal())
+        text = base64.b64encode(token) if in_base64 else token
+        read = Sidecar.parse(
+            json.dumps({"key_id": "env:OLD", "wrapped_dek": text.decode()}).encode()
+        )
+        assert provider.unwrap(read.wrapped(None), {}) == data_key
+        assert Sidecar.parse(read.to_bytes()) == read
+
+
+@pytest.mark.parametrize("text", ["gAAAA-+A", "gAAAA_/A", "gAAAA-B=", "gAAAA-\n_", "gAAA-A=="])
+def test_what_only_begins_like_a_token_is_refused(text: str) -> None:
+    with pytest.raises(BadSidecarError) as refused:
+        Sidecar.parse(json.dumps({"key_id": "env:OLD", "wrapped_dek": text}).encode())
+    assert refused.value.reason_code == "wrapped_dek_not_base64"

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import pytest
+
+from keywrap.conditions import UnconditionalStoreError, require_conditional_writes
+from keywrap.filestore import FileStore
+from keywrap.stores import Store, Stored, StoreUnavailableError
+from keywrap.testing.stores import MemoryStore
+
+
+class OverwritingStore(MemoryStore):
+    """Takes every condition and ignores it, or one of the two."""
+
+    def __init__(self, *, creates: bool, replaces: bool) -> None:
+        super().__init__()
+        self._ignores = (creates, replaces)
+
+    def create(self, name: str, data: bytes) -> None:
+        if not self._ignores[0]:
+            super().create(name, data)
+        self._objects[name] = data
+
+    def replace(self, name: str, data: bytes, expected: Stored) -> None:
+        if not self._ignores[1]:
+            super().replace(name, data, expected)
+        self._objects[name] = data
+
+
+def test_a_store_that_compares_passes_and_keeps_nothing_of_the_probe(tmp_path: Path) -> None:
+    stores: list[Store] = [MemoryStore(), FileStore(tmp_path)]
+    for store in stores:
+        require_conditional_writes(store)
+        assert list(store.names(".rewrap/")) == []
+
+
+@pytest.mark.parametrize(("creates", "replaces"), [(True, False), (False, True), (True, True)])
+def test_a_store_that_ignores_a_condition_is_refused(*, creates: bool, replaces: bool) -> None:
+    store = OverwritingStore(creates=creates, replaces=replaces)
+    with pytest.raises(UnconditionalStoreError, match="ignores If-"):
+        require_conditional_writes(store)
+    assert store._objects == {}
+
+
+def test_a_store_that_is_away_is_not_called_unsafe() -> None:
+    store = MemoryStore()
+    store.fail_next("create", StoreUnavailableError("away"))
+    with pytest.raises(StoreUnavailableError) as away:
+        require_conditional_writes(store)
+    assert not isinstance(away.value, UnconditionalStoreError)
