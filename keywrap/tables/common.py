@@ -91,7 +91,8 @@ def check_address(place: str, address: str, *, allow_http: bool, example: str) -
     except ValueError:
         raise ConfigError(place, "it is not a URL") from None
     if url.scheme not in {"http", "https"} or not host:
-        raise ConfigError(place, "expected the server's URL", next_command=f'address = "{example}"')
+        field = place.rpartition(" ")[2]
+        raise ConfigError(place, "expected the server's URL", next_command=f'{field} = "{example}"')
     if "@" in url.netloc or url.path.strip("/") or url.query or url.fragment:
         raise ConfigError(place, "expected scheme, host and port only")
     if url.scheme == "http" and host not in _LOOPBACK and not allow_http:

@@ -8,13 +8,17 @@ from typing import ClassVar
 from unittest import SkipTest
 
 from keywrap.datakey import KEY_BYTES, DataKey
+from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import (
     Context,
+    DataKeyGenerator,
     KeyProvider,
+    ProofFailedError,
     RefusedError,
     ServerSideRewrap,
     VersionCreator,
+    VersionOrder,
     unwrap_many,
     wrap_many,
 )
@@ -28,6 +32,9 @@ class ProviderConformance:
 
         class TestKeyService(ProviderConformance):
             known_gaps = {"test_…": "why"}
+
+    Where the service behind the provider can be made to return a sound wrap of another data key,
+    the class overrides `corrupt_next_wrap`, so that `proves_wraps` is put to the test.
     """
 
     known_gaps: ClassVar[Mapping[str, str]] = {}
@@ -38,6 +45,10 @@ class ProviderConformance:
         for name, reason in cls.known_gaps.items():
             getattr(cls, name)  # a gap that names no test is a mistake
             setattr(cls, name, _skipping(reason))
+
+    def corrupt_next_wrap(self, provider: KeyProvider) -> None:
+        """Let the service return, next time, a sound wrap of another data key."""
+        raise SkipTest(f"the service of {provider.key} cannot be made to corrupt a wrap")
 
     def test_a_wrapped_key_of_every_length_opens_again(self, provider: KeyProvider) -> None:
         for size in KEY_BYTES:
@@ -89,7 +100,8 @@ class ProviderConformance:
     ) -> None:
         wrapped = provider.wrap(DataKey.generate(), self.context)
         true_version = wrapped.key_version.version
-        for version in {"", "0", "00", "01", "7000", "latest", "9" * 40} - {true_version}:
+        others = {"", "0", "00", "01", "7000", "latest", "9" * 40, "0" * 64, "F" * 64}
+        for version in others - {true_version}:
             label = KeyVersion(provider.key, version)
             _refusal(provider, replace(wrapped, key_version=label), self.context)
 
@@ -105,7 +117,9 @@ class ProviderConformance:
         old = provider.wrap(data_key, self.context)
         newer = _creator(provider).create_version()
         assert newer != old.key_version
-        assert newer.satisfies(old.key_version)
+        ring = KeyRing([provider])
+        assert ring.reaches(newer, old.key_version)
+        assert not ring.reaches(old.key_version, newer)
         assert provider.current_version() == newer
         assert provider.wrap(data_key, self.context).key_version == newer
         assert provider.unwrap(old, self.context) == data_key
@@ -124,6 +138,79 @@ class ProviderConformance:
             _refusal(provider, moved, {"blob_id": "other"})
             (refused,) = rewrapper.rewrap_many([(old, {"blob_id": "other"})])
             assert isinstance(refused, RefusedError)
+
+    def test_wraps_of_no_key_but_those_it_names_are_moved(self, provider: KeyProvider) -> None:
+        rewrapper = _rewrapper(provider)
+        assert rewrapper.rewraps_from(provider.key)
+        wrapped = provider.wrap(DataKey.generate(), self.context)
+        for key in ("", "env:OTHER", provider.key + "-other", provider.key[:-1]):
+            assert not rewrapper.rewraps_from(key)
+            foreign = replace(wrapped, key_version=KeyVersion(key, wrapped.key_version.version))
+            (refused,) = rewrapper.rewrap_many([(foreign, self.context)])
+            assert isinstance(refused, RefusedError)
+
+    def test_where_names_of_versions_have_no_order_the_provider_knows_it(
+        self, provider: KeyProvider
+    ) -> None:
+        if not isinstance(provider, VersionOrder):
+            raise SkipTest("its versions are counted")
+        creator = _creator(provider)
+        first, second, third = (
+            provider.current_version().version,
+            creator.create_version().version,
+            creator.create_version().version,
+        )
+        for older, newer in ((first, second), (second, third), (first, third)):
+            assert provider.is_newer(newer, than=older)
+            assert not provider.is_newer(older, than=newer)
+        for unknown in ("", "0", "0" * 64, first.upper(), third + "0"):
+            assert not provider.is_newer(unknown, than=first)
+            assert not provider.is_newer(third, than=unknown)
+        assert not provider.is_newer(third, than=third)
+
+    def test_a_provider_that_proves_wraps_lets_none_of_another_data_key_pass(
+        self, provider: KeyProvider
+    ) -> None:
+        data_key = DataKey.generate()
+        wraps: tuple[Callable[[], WrappedKey], ...] = (
+            lambda: provider.wrap(data_key, self.context),
+            lambda: _sound(wrap_many(provider, [(data_key, self.context)]))[0],
+        )
+        for wrap in wraps:
+            self.corrupt_next_wrap(provider)
+            try:
+                wrapped = wrap()
+            except ProofFailedError:
+                assert provider.proves_wraps, "it proves wraps, and says that it does not"
+            else:
+                assert provider.unwrap(wrapped, self.context) != data_key, "nothing was corrupted"
+                assert not provider.proves_wraps, "a wrap of another data key passed for proved"
+
+    def test_a_generated_data_key_is_new_and_its_wrap_opens_to_it_alone(
+        self, provider: KeyProvider
+    ) -> None:
+        if not isinstance(provider, DataKeyGenerator):
+            raise SkipTest("generates no data keys")
+        data_key, wrapped = provider.generate_data_key(self.context)
+        assert len(data_key.reveal()) == max(KEY_BYTES)
+        assert wrapped.key_version == provider.current_version()
+        assert provider.unwrap(wrapped, self.context) == data_key
+        assert provider.generate_data_key(self.context)[0] != data_key
+        if provider.binds_context:
+            _refusal(provider, wrapped, {"blob_id": "other"})
+
+    def test_the_requests_to_a_service_are_counted(self, provider: KeyProvider) -> None:
+        wrapped = provider.wrap(DataKey.generate(), self.context)
+        for act in (
+            provider.current_version,
+            lambda: provider.wrap(DataKey.generate(), self.context),
+            lambda: provider.unwrap(wrapped, self.context),
+        ):
+            before = provider.requests
+            act()
+            # Of the kinds of key, only these stay with this process: nobody is asked.
+            asked = KeyVersion(provider.key).provider not in {"env", "dpapi", "local"}
+            assert (provider.requests > before) == asked
 
     def test_one_bad_wrap_of_a_batch_leaves_the_others(self, provider: KeyProvider) -> None:
         keys = [DataKey.generate() for _ in range(5)]

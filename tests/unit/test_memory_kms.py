@@ -28,13 +28,19 @@ from keywrap.testing.kms import (
 CONTEXT = {"blob_id": "a"}
 
 
-class TestMemoryKeyProvider(ProviderConformance):
+class OfMemoryKms(ProviderConformance):
+    def corrupt_next_wrap(self, provider: KeyProvider) -> None:
+        assert isinstance(provider, SimpleMemoryKeyProvider)
+        provider.kms.corrupt_next_wrap()
+
+
+class TestMemoryKeyProvider(OfMemoryKms):
     @pytest.fixture
     def provider(self) -> KeyProvider:
         return MemoryKeyProvider()
 
 
-class TestSimpleMemoryKeyProvider(ProviderConformance):
+class TestSimpleMemoryKeyProvider(OfMemoryKms):
     @pytest.fixture
     def provider(self) -> KeyProvider:
         return SimpleMemoryKeyProvider()

@@ -1,0 +1,345 @@
+"""KEKs in AWS KMS, reached through boto3.
+
+A KEK is one symmetric KMS key, named by its key ARN; its versions are its key materials, since a
+key keeps its ARN when it is rotated and only `KeyMaterialId` tells what a wrap was made under.
+`Encrypt` does not say it: a new wrap is opened at once, which proves it and names its material.
+
+KMS tells *refused* from *denied* by its error codes, so the canary wrap that other services need
+is not needed here. Limits and fields: https://docs.aws.amazon.com/kms/latest/APIReference/.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from keywrap.datakey import KEY_BYTES, DataKey
+from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.kms import (
+    Context,
+    KmsError,
+    ProofFailedError,
+    RefusedError,
+)
+from keywrap.providers.aws_answers import Answer, Answers, is_material
+from keywrap.providers.aws_arn import SCHEME, region_of
+from keywrap.providers.aws_client import DEFAULT_THREADS
+from keywrap.providers.aws_connection import AwsConnection, patience
+from keywrap.providers.aws_errors import DryRunPassedError
+from keywrap.providers.aws_history import MaterialHistory, in_order
+from keywrap.providers.aws_rotation import Rotation
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient  # stubs: not there at run time
+
+MAX_CIPHERTEXT_BYTES = 6144
+"""Most that Decrypt and ReEncrypt take."""
+
+_NEW_KEY_BYTES = 32
+_MOST_PAGES = 100
+
+_DRY_RUNS: tuple[tuple[str, str, Mapping[str, object]], ...] = (
+    ("encrypt", "KeyId", {"Plaintext": bytes(1)}),
+    ("decrypt", "KeyId", {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]}),
+    ("re_encrypt", "SourceKeyId", {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]}),
+)
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class AwsKeyProvider:
+    """Wraps, unwraps and rewraps with one KMS key.
+
+    The context is the encryption context as given: it stands in clear in CloudTrail, with the
+    blob's id, and is never secret. May be used from many threads, and made before a fork.
+
+    Args:
+        arn: the key ARN.
+        make_client: makes a KMS client of the key's Region, once in each process; see
+            `aws_client.kms_client`. It must not retry by itself.
+        siblings: URIs of other listed KMS keys that the same client reaches: same Region,
+            endpoint and credentials. Their wraps are moved to this key without being opened.
+        threads: how many requests a batch has in flight.
+
+    Raises:
+        ValueError: `arn` or a sibling is no key ARN, or a sibling is of another Region.
+    """
+
+    binds_context: ClassVar[bool] = True
+    proves_wraps: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        arn: str,
+        make_client: "Callable[[], KMSClient]",
+        *,
+        siblings: frozenset[str] = frozenset(),
+        threads: int = DEFAULT_THREADS,
+    ) -> None:
+        region = region_of(arn)
+        if any(region_of(uri.removeprefix(SCHEME)) != region for uri in siblings):
+            raise ValueError("KMS moves no wrap from one Region to another")
+        self.key = f"{SCHEME}{arn}"
+        self.requests = 0
+        self._arn = arn
+        self._siblings = siblings - {self.key}
+        self._answers = Answers(self.key, arn)
+        self._connection = AwsConnection(self.key, make_client, threads, self._count_request)
+        self._history = MaterialHistory(self._read_materials, self._read_current)
+
+    def __repr__(self) -> str:
+        return f"AwsKeyProvider({self.key})"
+
+    def _count_request(self) -> None:
+        self.requests += 1
+
+    def current_version(self) -> KeyVersion:
+        """Ask for the key material that wraps use now.
+
+        Never cached: a campaign must see a rotation.
+
+        Raises:
+            DeniedError: there is no such key, it cannot wrap, or may not be looked at.
+            UnavailableError, ThrottledError: see `AwsConnection.send`.
+        """
+        return KeyVersion(self.key, self._history.saw(self._read_current()))
+
+    def is_newer(self, version: str, than: str) -> bool:
+        """Whether both are key materials of this key, and the first came after the second.
+
+        Raises:
+            KmsError: the key's rotations must be asked for, and cannot be.
+        """
+        return self._history.is_newer(version, than)
+
+    def create_version(self) -> KeyVersion:
+        """Rotate the key on demand, and wait until the new key material is in use.
+
+        A rotation that is in progress already is waited for; no second one is begun.
+
+        Raises:
+            DeniedError: `rotation_limit` where KMS rotates the key no more; it cannot be rotated
+                on demand, or this principal may not.
+            UnavailableError: no answer, or the new material is not seen yet. The key may have
+                been rotated: read `current_version` before trying again.
+        """
+        material = Rotation(self._connection, self.key, self._arn, self._read_current).run()
+        return KeyVersion(self.key, self._history.saw(material))
+
+    def generate_data_key(self, context: Context) -> tuple[DataKey, WrappedKey]:
+        """Let KMS make a data key and its wrap, in one request: the wrap is not opened again.
+
+        Raises:
+            KmsError: as in `wrap`.
+        """
+        answer = self._send(
+            "generate_data_key",
+            {"KeyId": self._arn, "KeySpec": "AES_256", "EncryptionContext": dict(context)},
+        )
+        self._answers.check_key(answer, "KeyId")
+        wrapped = self._wrapped(answer, "KeyMaterialId")
+        plaintext = self._answers.data(answer, "Plaintext")
+        if len(plaintext) != _NEW_KEY_BYTES:
+            raise self._answers.malformed("has a data key of another length than it was asked for")
+        return DataKey(plaintext), wrapped
+
+    def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
+        """Wrap a data key under the current key material, and open the wrap to prove it.
+
+        Raises:
+            ProofFailedError: the new wrap does not open to the data key.
+            DeniedError: the key or the principal refuses.
+            UnavailableError, ThrottledError: see `AwsConnection.send`.
+        """
+        return self._wrap((data_key, context), patience(1))
+
+    def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
+        """Open a wrap.
+
+        Raises:
+            RefusedError: it does not open, or was made under another version than it names.
+            KmsError: otherwise as in `wrap`.
+        """
+        return self._unwrap((wrapped, context), patience(1))
+
+    def wrap_many(
+        self, items: Sequence[tuple[DataKey, Context]]
+    ) -> list[WrappedKey | RefusedError]:
+        """Wrap and prove each data key, several at a time; errors as in `wrap`."""
+        return self._each(self._wrap, items)
+
+    def unwrap_many(
+        self, items: Sequence[tuple[WrappedKey, Context]]
+    ) -> list[DataKey | RefusedError]:
+        """Open each wrap, several at a time; errors as in `unwrap`."""
+        return self._each(self._unwrap, items)
+
+    def rewraps_from(self, key: str) -> bool:
+        """Whether KMS can move wraps of a KEK to this key: its own, and those of its siblings."""
+        return key == self.key or key in self._siblings
+
+    def rewrap_many(
+        self, items: Sequence[tuple[WrappedKey, Context]]
+    ) -> list[WrappedKey | RefusedError]:
+        """Move each wrap to this key's current material, its context unchanged.
+
+        The source key is always named and both contexts are one: a wrap can be moved neither
+        from a key that is not listed nor to another blob. The new wrap is not opened: that its
+        data key is still the same is the verifying task's to see.
+
+        Raises:
+            KmsError: as in `unwrap`.
+        """
+        return self._each(self._rewrap, items)
+
+    def preflight(self) -> dict[str, KmsError | None]:
+        """Ask KMS, by dry runs, what this principal may do with this key.
+
+        Returns:
+            For `Encrypt`, `Decrypt` and `ReEncrypt` (of the key to itself), None where it is
+            allowed, and otherwise what stands against it.
+        """
+        results: dict[str, KmsError | None] = {}
+        for method, key_field, more in _DRY_RUNS:
+            request = {key_field: self._arn, "DryRun": True, **more}
+            if method == "re_encrypt":
+                request["DestinationKeyId"] = self._arn
+            name = "".join(part.capitalize() for part in method.split("_"))
+            try:
+                self._send(method, request)
+                results[name] = self._answers.malformed("performs what was a dry run")
+            except DryRunPassedError:
+                results[name] = None
+            except KmsError as error:
+                results[name] = error
+        return results
+
+    def _wrap(self, item: tuple[DataKey, Context], until: float) -> WrappedKey:
+        data_key, context = item
+        answer = self._send(
+            "encrypt",
+            {
+                "KeyId": self._arn,
+                "Plaintext": data_key.reveal(),
+                "EncryptionContext": dict(context),
+            },
+            until,
+        )
+        self._answers.check_key(answer, "KeyId")
+        ciphertext = self._answers.data(answer, "CiphertextBlob")
+        try:
+            opened, material = self._decrypt(ciphertext, context, until)
+        except RefusedError as error:
+            raise ProofFailedError(f"a new wrap does not open: {error}") from None
+        if opened != data_key:
+            raise ProofFailedError(f"{self.key}: a new wrap opens to another data key")
+        return WrappedKey(self._known(material), ciphertext)
+
+    def _unwrap(self, item: tuple[WrappedKey, Context], until: float) -> DataKey:
+        wrapped, context = item
+        if wrapped.key_version.key != self.key:
+            raise self._answers.refused("the wrap names another key", "wrap_of_another_key")
+        self._check_wrap(wrapped)
+        data_key, material = self._decrypt(wrapped.ciphertext, context, until)
+        self._check_version(wrapped, material)
+        return data_key
+
+    def _rewrap(self, item: tuple[WrappedKey, Context], until: float) -> WrappedKey:
+        wrapped, context = item
+        if not self.rewraps_from(wrapped.key_version.key):
+            raise self._answers.refused(
+                "the wrap is of a key that is not moved", "wrap_of_another_key"
+            )
+        self._check_wrap(wrapped)
+        source = wrapped.key_version.key.removeprefix(SCHEME)
+        answer = self._send(
+            "re_encrypt",
+            {
+                "CiphertextBlob": wrapped.ciphertext,
+                "SourceKeyId": source,
+                "SourceEncryptionContext": dict(context),
+                "DestinationKeyId": self._arn,
+                "DestinationEncryptionContext": dict(context),
+            },
+            until,
+        )
+        self._answers.check_key(answer, "SourceKeyId", source)
+        self._answers.check_key(answer, "KeyId")
+        self._check_version(wrapped, self._answers.material(answer, "SourceKeyMaterialId"))
+        return self._wrapped(answer, "DestinationKeyMaterialId")
+
+    def _decrypt(self, ciphertext: bytes, context: Context, until: float) -> tuple[DataKey, str]:
+        """Open a wrap; return the data key, and the key material that opened it."""
+        answer = self._send(
+            "decrypt",
+            {
+                "KeyId": self._arn,
+                "CiphertextBlob": ciphertext,
+                "EncryptionContext": dict(context),
+            },
+            until,
+        )
+        self._answers.check_key(answer, "KeyId")
+        inner = self._answers.data(answer, "Plaintext")
+        if len(inner) not in KEY_BYTES:
+            raise self._answers.refused(
+                f"the wrap holds {len(inner)} bytes, which is no AES key", "inner_key_length"
+            )
+        return DataKey(inner), self._answers.material(answer, "KeyMaterialId")
+
+    def _each(
+        self, do: Callable[[_Item, float], _Result], items: Sequence[_Item]
+    ) -> list[_Result | RefusedError]:
+        until = patience(len(items))
+
+        def one(item: _Item) -> _Result | RefusedError:
+            try:
+                return do(item, until)
+            except RefusedError as error:
+                return error
+
+        return self._connection.each(one, items)
+
+    def _send(
+        self, method: str, parameters: Mapping[str, Any], until: float | None = None
+    ) -> Answer:
+        return self._connection.send(method, parameters, until=until)
+
+    def _read_current(self) -> str:
+        return self._answers.current_material(self._send("describe_key", {"KeyId": self._arn}))
+
+    def _read_materials(self) -> list[str]:
+        request = {"KeyId": self._arn, "IncludeKeyMaterial": "ALL_KEY_MATERIAL"}
+        rotations: list[Answer] = []
+        for _ in range(_MOST_PAGES):
+            answer = self._send("list_key_rotations", request)
+            rotations += answer.get("Rotations", [])
+            if not answer.get("Truncated") or not answer.get("NextMarker"):
+                break
+            request = {**request, "Marker": answer["NextMarker"]}
+        return in_order(rotations)
+
+    def _wrapped(self, answer: Answer, material_field: str) -> WrappedKey:
+        ciphertext = self._answers.data(answer, "CiphertextBlob")
+        return WrappedKey(self._known(self._answers.material(answer, material_field)), ciphertext)
+
+    def _known(self, material: str) -> KeyVersion:
+        """Return the version that an answer names, which must be one that the key has.
+
+        A wrap under a wrong name would be refused when it is read: better no wrap.
+        """
+        if not self._history.has(material):
+            raise self._answers.malformed("names key material that the key does not have")
+        return KeyVersion(self.key, material)
+
+    def _check_wrap(self, wrapped: WrappedKey) -> None:
+        """See that a wrap can be one; KMS is not asked about what cannot."""
+        if not is_material(wrapped.key_version.version):
+            raise self._answers.refused("the wrap names no version", "wrap_version_unknown")
+        if not 0 < len(wrapped.ciphertext) <= MAX_CIPHERTEXT_BYTES:
+            raise self._answers.refused("no wrap of KMS has this length", "wrap_length")
+
+    def _check_version(self, wrapped: WrappedKey, material: str) -> None:
+        if material != wrapped.key_version.version:
+            raise self._answers.refused(
+                "the wrap was made under another version than it names", "wrap_of_another_version"
+            )

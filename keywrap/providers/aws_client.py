@@ -1,0 +1,95 @@
+"""The boto3 client of one KMS Region: its road, its time limits, its silence.
+
+What could weaken it from outside is set here and not left to the environment: the endpoint, TLS,
+proxies, retries, and botocore's logging, which at DEBUG writes whole requests.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    import boto3
+    from botocore.config import Config
+except ImportError as error:
+    raise ImportError("a key in AWS KMS needs: pip install 'keywrap[aws]'") from error
+
+if TYPE_CHECKING:
+    from mypy_boto3_kms import KMSClient  # stubs: not there at run time
+
+CONNECT_TIMEOUT_S = 3.0
+DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AwsAccess:
+    """How to reach the KMS of a Region.
+
+    Attributes:
+        endpoint: its URL, such as a VPC endpoint's; empty: the Region's public one.
+        profile: the profile of the AWS configuration files that holds the credentials; empty:
+            boto3 looks for them in its usual order (environment, files, instance role).
+        timeout_s: how long an answer may take.
+        threads: how many requests a batch has in flight.
+        ca_file: certificates to trust instead of botocore's.
+    """
+
+    endpoint: str = ""
+    profile: str = ""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    threads: int = DEFAULT_THREADS
+    ca_file: Path | None = None
+
+
+def kms_client(region: str, access: AwsAccess) -> "KMSClient":
+    """Make a KMS client; connects to nothing. A client may be shared by threads, not by forks.
+
+    Raises:
+        botocore.exceptions.BotoCoreError: the profile or the AWS configuration cannot be used.
+    """
+    session = boto3.session.Session(region_name=region, profile_name=access.profile or None)
+    client = session.client(
+        "kms",
+        endpoint_url=access.endpoint or None,
+        verify=str(access.ca_file) if access.ca_file else True,
+        config=Config(
+            # One attempt: AwsConnection retries, and knows that a rotation must not be.
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=min(CONNECT_TIMEOUT_S, access.timeout_s),
+            read_timeout=access.timeout_s,
+            max_pool_connections=access.threads,
+            parameter_validation=False,
+            # botocore composes its own anew for each request, a fifth of a request's CPU.
+            user_agent="keywrap boto3",
+            # The configuration alone decides the road: neither environment nor AWS files.
+            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg] # stubs lag behind
+            use_fips_endpoint=False,
+            use_dualstack_endpoint=False,
+            proxies={},
+        ),
+    )
+    silence_botocore()
+    return client
+
+
+class _NoDetail(logging.Filter):
+    """Drops what is below INFO."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.INFO
+
+
+_NO_DETAIL = _NoDetail()
+
+
+def silence_botocore() -> None:
+    """Keep botocore from logging requests and answers, which hold plaintext data keys.
+
+    At DEBUG it writes both whole. A level on a parent logger does not hold (an application, or
+    `boto3.set_stream_logger`, sets it anew), so each logger that exists gets a filter of its own.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in {"boto3", "botocore", "urllib3"}:
+            logging.getLogger(name).addFilter(_NO_DETAIL)

@@ -1,0 +1,52 @@
+"""How fast one process asks a KMS key, once KMS has asked for less."""
+
+import random
+import threading
+import time
+
+_FIRST_GAP_S = 0.005
+_MOST_GAP_S = 1.0
+_NO_GAP_S = 0.0005
+_HALVED_IN_S = 1.0
+"""A throttled answer doubles the gap and a second without one halves it, so that the rate swings
+around the quota and asks for too much about once a second."""
+
+
+class Pace:
+    """Gaps between requests, shared by all threads, so that they go on at the quota together.
+
+    It takes the edge off: what the fleet as a whole may ask for is decided elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._gap_s = 0.0
+        self._next_at = 0.0
+        self._eased_at = 0.0
+        self._slowed_at = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self) -> float:
+        """Wait for this thread's turn; return when it was given, by the monotonic clock."""
+        now = time.monotonic()
+        if not self._gap_s:
+            return now
+        with self._lock:
+            self._gap_s *= 0.5 ** ((now - self._eased_at) / _HALVED_IN_S)
+            self._eased_at = now
+            if self._gap_s < _NO_GAP_S:
+                self._gap_s = 0.0
+            turn = max(now, self._next_at)
+            # Jitter: other processes met the same quota at the same moment.
+            self._next_at = turn + self._gap_s * random.uniform(0.5, 1.5)  # noqa: S311
+        if turn > now:
+            time.sleep(turn - now)
+        return now
+
+    def throttled(self, turn_given_at: float) -> None:
+        """Slow down, unless that turn was given before the last time that this was done."""
+        with self._lock:
+            now = time.monotonic()
+            if turn_given_at >= self._slowed_at:
+                self._gap_s = min(max(2 * self._gap_s, _FIRST_GAP_S), _MOST_GAP_S)
+                self._slowed_at = self._eased_at = now
+                self._next_at = max(self._next_at, now + self._gap_s)
