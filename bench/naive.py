@@ -1,30 +1,30 @@
 """The naive way: a Celery task, two KMS calls and two commits of an ORM row for each blob.
 
-It is no straw man: Celery with its defaults and prefetching, one connection to OpenBao and one to
-PostgreSQL kept by each process, no autoflush or reload beyond what the ORM needs. It reads, proves
-and writes with the same code as ours, and does as many legacy opens, wraps and proofs.
+It is no straw man: Celery with its defaults and prefetching, one connection to the KMS, to S3 and
+to PostgreSQL kept by each process, no autoflush or reload beyond what the ORM needs. It does as
+many legacy opens, wraps, proofs and conditional writes as ours.
 """
 
-import base64
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Self
+from typing import Self, cast
 
-import hvac
 from celery import Celery
 from celery.signals import worker_process_init
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from bench.stage import KEK, BenchError
+from bench.errors import BenchError
+from bench.plain import BotoStore, wrapping
 from keywrap.config import open_keys, open_reader
 from keywrap.contents import content_format
 from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing
-from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.providers.vault import canonical_context
+from keywrap.keys import WrappedKey
 from keywrap.reading import Seen, SidecarReader
+from keywrap.stores import Store
 from workers.settings import load
 
 DONE = "rewrapped"
@@ -60,41 +60,30 @@ class Tools:
     engine: Engine
     reader: SidecarReader
     keys: KeyRing
-    transit: Any
+    wrap: Callable[..., WrappedKey]
     legacy_content: str
 
     @classmethod
     def open(cls) -> Self:
         """Open everything, once a process."""
-        settings = load()
-        server = settings.keywrap.keys.vault[f"transit/{KEK}"]
-        client = hvac.Client(url=server.address, token=os.environ["BAO_TOKEN"], timeout=10)
-        client.adapter.session.trust_env = False  # as ours, which saves a look at the environment
-        return cls(
-            connect(),
-            open_reader(settings.keywrap),
-            open_keys(settings.keywrap, os.environ),
-            client.secrets.transit,
-            settings.keywrap.store.legacy_content,
-        )
+        config = load().keywrap
+        reader = open_reader(config)
+        if config.store.url.startswith("s3:"):
+            reader = replace(reader, store=cast("Store", BotoStore(config)))
+        keys = open_keys(config, os.environ)
+        if keys.primary is None:
+            raise BenchError("the benchmark's configuration names no primary")
+        wrap = wrapping(config, keys.primary)
+        return cls(connect(), reader, keys, wrap, config.store.legacy_content)
 
     def move(self, blob_id: str) -> str:
         """Rewrap one blob, proved as ours is; return the id of its new key."""
         seen = self.reader.read(blob_id)
         key = self.keys.provider(seen.wrapped.key_version.key).unwrap(seen.wrapped, {})
         self._prove_on_content(blob_id, seen, key)
-        context = {"blob_id": blob_id}
-        bound = base64.b64encode(canonical_context(context)).decode()
-        plaintext = base64.b64encode(key.reveal()).decode()
-        made = self.transit.encrypt_data(name=KEK, plaintext=plaintext, context=bound)["data"]
-        text = made["ciphertext"]
-        opened = self.transit.decrypt_data(name=KEK, ciphertext=text, context=bound)["data"]
-        if opened["plaintext"] != plaintext:
-            raise BenchError(f"the new wrap of {blob_id} does not open")
-        version = KeyVersion(f"hcvault://transit/{KEK}", str(made["key_version"]))
-        new = WrappedKey(version, base64.b64decode(text.rpartition(":")[2]))
+        new = self.wrap(key, {"blob_id": blob_id})
         self._write(blob_id, seen, new)
-        return str(version)
+        return str(new.key_version)
 
     def _prove_on_content(self, blob_id: str, seen: Seen, key: DataKey) -> None:
         name = self.reader.layout.content_name(blob_id, seen.sidecar.object)

@@ -1,26 +1,24 @@
-"""What the rounds came to: ratios of each round, their medians, a table and a JSON file."""
+"""What the rounds came to: ratios of each round, their medians, tables, a JSON file and a plot."""
 
 import json
 import os
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
+import pygal
 from rich.console import Console
 from rich.table import Table
 
+from bench.scenes import Scene
 from bench.sides import Took
-from workers.settings import Workers
-
-BAR = 20.0
-"""Issue 2: at least so many times the naive way."""
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
+PLOT = LATEST.with_suffix(".svg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +38,12 @@ class Round:
 _LINES: dict[str, Callable[[Round], float]] = {
     "naive, blobs/s": lambda r: r.naive.rate,
     "ours, request to complete, blobs/s": lambda r: r.ours.rate,
-    "ours, rewrap phase alone, blobs/s": lambda r: r.rewrap_rate,
+    "ours, rewrap, blobs/s": lambda r: r.rewrap_rate,
     "floor, blobs/s": lambda r: r.floor.rate,
-    "ours / naive": lambda r: r.ours.rate / r.naive.rate,
-    "rewrap phase / naive": lambda r: r.rewrap_rate / r.naive.rate,
-    "ours / floor": lambda r: r.ours.rate / r.floor.rate,
-    "rewrap phase / floor": lambda r: r.rewrap_rate / r.floor.rate,
+    "ours, rewrap / naive": lambda r: r.rewrap_rate / r.naive.rate,
+    "ours, rewrap / floor": lambda r: r.rewrap_rate / r.floor.rate,
+    "ours, request to complete / naive": lambda r: r.ours.rate / r.naive.rate,
+    "ours, request to complete / floor": lambda r: r.ours.rate / r.floor.rate,
     "ours, inventory, s": lambda r: _before_rewrap(r.ours),
     "ours, rewrap, s": lambda r: r.ours.phases.get("running", 0.0),
     "ours, straggler scan, s": lambda r: r.ours.phases.get("verifying", 0.0),
@@ -56,24 +54,35 @@ def _before_rewrap(ours: Took) -> float:
     return ours.phases.get("planned", 0.0) + ours.phases.get("inventory", 0.0)
 
 
+RATIO = "ours, rewrap / naive"
+"""What the bar is for. The naive way is timed from its first task to its last row, its rows in
+place before; so ours is too: from the first shard to the last outcome, its inventory in place."""
+
+_SHOWN = ("naive", "ours, request to complete", "ours, rewrap", "floor")
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All rounds, and where they were run.
+    """The rounds of one scene.
 
     Attributes:
-        place: which file systems blobs and ledger were on.
-        workers: the settings of our workers and of the floor.
+        scene: what was played.
+        place: which file systems the blobs and the ledger were on.
         rounds: what each round came to.
     """
 
+    scene: Scene
     place: str
-    workers: Workers
     rounds: Sequence[Round]
 
     @property
-    def median_ratio(self) -> float:
-        """How many times the naive way ours is, from request to `complete`."""
-        return statistics.median(self._values("ours / naive"))
+    def ratio(self) -> float:
+        """How many times the naive way ours is: the median of the rounds."""
+        return self.median(RATIO)
+
+    def median(self, line: str) -> float:
+        """Return the median of one line of the table."""
+        return statistics.median(self._values(line))
 
     def _values(self, line: str) -> list[float]:
         return [_LINES[line](r) for r in self.rounds]
@@ -82,7 +91,7 @@ class Results:
         """Print the table."""
         first = self.rounds[0]
         table = Table(
-            title="rates are compared, not times: "
+            title=f"{self.scene.name}: {self.scene.title}; rates are compared, not times: "
             f"naive {first.naive.blobs:,}, ours and floor {first.ours.blobs:,} blobs a round",
             caption=f"{self.place}; fsync on; KMS requests a round:"
             f" naive {first.naive.kms_requests:,}, ours {first.ours.kms_requests:,},"
@@ -97,23 +106,41 @@ class Results:
             table.add_row(line, *(_shown(v) for v in (*values, statistics.median(values))))
         console.print(table)
 
-    def write(self) -> None:
-        """Write everything to `bench/results/latest.json`."""
-        document: dict[str, Any] = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+    def document(self) -> dict[str, Any]:
+        """Return all of it for the JSON file."""
+        return {
+            **asdict(self.scene),
             "place": self.place,
-            "workers": msgspec.to_builtins(self.workers),
-            "bar": BAR,
-            "median": {line: _rounded(statistics.median(self._values(line))) for line in _LINES},
+            "median": {line: _rounded(self.median(line)) for line in _LINES},
             "rounds": [
                 {side: _record(getattr(r, side)) for side in ("naive", "ours", "floor")}
                 | {line: _rounded(read(r)) for line, read in _LINES.items()}
                 for r in self.rounds
             ],
         }
-        LATEST.parent.mkdir(exist_ok=True)
-        LATEST.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def write(played: Sequence[Results]) -> None:
+    """Write every scene to `bench/results/latest.json`, and a plot of them beside it."""
+    document: dict[str, Any] = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "bar is for": RATIO,
+        "scenes": [results.document() for results in played],
+    }
+    LATEST.parent.mkdir(exist_ok=True)
+    LATEST.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    chart = pygal.Bar(
+        title="blobs a second, median of the rounds (logarithmic)",
+        logarithmic=True,
+        legend_at_bottom=True,
+        x_label_rotation=15,
+        js=[],
+    )
+    chart.x_labels = [f"{results.scene.title}: {results.ratio:.0f} x naive" for results in played]
+    for side in _SHOWN:
+        chart.add(side, [round(results.median(f"{side}, blobs/s")) for results in played])
+    chart.render_to_file(str(PLOT))
 
 
 def _record(took: Took) -> dict[str, Any]:

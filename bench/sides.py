@@ -11,8 +11,9 @@ from rich.progress import Progress
 from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.orm import Session
 
+from bench.errors import BenchError
 from bench.naive import DONE, Base, Blob
-from bench.stage import BenchError, Stage
+from bench.stage import Stage
 from keywrap.rewrapping import Goal, Outcome, Prove, Rewrapper, Selection
 from keywrap.threads import StoreThreads
 from ledger import campaigns, progress
@@ -70,11 +71,12 @@ class Naive:
     @classmethod
     @contextmanager
     def ready(cls, stage: Stage) -> Iterator["Naive"]:
-        """Keep a prefork worker with two processes running."""
+        """Keep a prefork worker running, with as many processes as the scene says."""
         url = stage.environment["NAIVE_DATABASE_URL"]
         engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
         app = Celery("naive", broker=stage.environment["NAIVE_BROKER_URL"])
-        options = ("--pool=prefork", f"--concurrency={WORKERS}", "--loglevel=WARNING")
+        processes = stage.scene.naive_processes
+        options = ("--pool=prefork", f"--concurrency={processes}", "--loglevel=WARNING")
         quiet = ("--without-gossip", "--without-mingle", "--hostname=naive@%h")
         command = ("celery", "--app=bench.naive", "worker", *options, *quiet)
         with stage.process("naive", *command):
@@ -186,13 +188,12 @@ class Floor:
 
     def run(self, blob_ids: Sequence[str], tell: Callable[[int], None]) -> Took:
         """Rewrap batch by batch in this one process, with the settings of a worker."""
-        stage, size = self._stage, self._stage.settings.workers.batch
-        keep_previous = stage.settings.keywrap.store.keep_previous
-        goal = Goal(stage.target, Selection.LEGACY, Prove.ALL, keep_previous=keep_previous)
-        content = stage.settings.keywrap.store.legacy_content
-        before, done = stage.keys.requests, 0
-        with StoreThreads(stage.settings.workers.threads) as pool:
-            rewrapper = Rewrapper(stage.reader, stage.keys, content, pool)
+        stage, staged = self._stage, self._stage.staged
+        size, config = staged.settings.workers.batch, staged.settings.keywrap.store
+        goal = Goal(stage.target, Selection.LEGACY, Prove.ALL, keep_previous=config.keep_previous)
+        before, done = staged.keys.requests, 0
+        with StoreThreads(staged.settings.workers.threads) as pool:
+            rewrapper = Rewrapper(staged.reader, staged.keys, config.legacy_content, pool)
             started = time.perf_counter()
             for start in range(0, len(blob_ids), size):
                 report = rewrapper.rewrap(blob_ids[start : start + size], goal)
@@ -201,7 +202,7 @@ class Floor:
             seconds = time.perf_counter() - started
         if done != len(blob_ids):
             raise BenchError(f"the floor rewrapped {done} of {len(blob_ids)} blobs")
-        return Took(done, seconds, stage.keys.requests - before)
+        return Took(done, seconds, staged.keys.requests - before)
 
 
 def _await(
@@ -223,7 +224,8 @@ def play(side: Side, stage: Stage, blob_ids: Sequence[str], shown: Progress, lab
     task = shown.add_task(f"{label}: {side.name}, setting blobs", total=len(blob_ids))
     stage.set(blob_ids)
     shown.update(task, description=f"{label}: {side.name}")
-    took = side.run(blob_ids, lambda done: shown.update(task, completed=done))
+    with stage.latency():
+        took = side.run(blob_ids, lambda done: shown.update(task, completed=done))
     shown.update(task, completed=len(blob_ids), description=f"{label}: {side.name}, checking")
     stage.check(blob_ids, side.name)
     told = f"{label}: {side.name} {took.rate:,.0f}/s, each is its original"

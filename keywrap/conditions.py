@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable
 
-from keywrap.layout import RESERVED
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
@@ -20,29 +19,26 @@ class UnconditionalStoreError(StoreUnavailableError):
     reason_code = "store_ignores_conditions"
 
 
-def require_conditional_writes(store: Store) -> None:
+def require_conditional_writes(store: Store, name: str) -> None:
     """See that a store refuses writes whose condition does not hold.
 
     Some services that speak S3 take `If-Match` and `If-None-Match` on a PUT and ignore them
     (SeaweedFS before 3.97: its issue 7153; Storj: issue 7377). There a rewrap would overwrite
     what an application has just written, and no error would tell. So an object of our own is
-    written in the store's reserved corner, as it must not be, and removed again.
+    written as it must not be: with the bytes that it has, so that nothing is lost if it is.
 
     Args:
-        store: the store; four requests are made to it.
+        store: the store; three requests are made to it.
+        name: an object that is there and that nobody else writes.
 
     Raises:
         UnconditionalStoreError: it makes such a write.
         StoreUnavailableError: it did not answer.
     """
-    name = f"{RESERVED}probe-{secrets.token_hex(8)}"
-    store.create(name, b"probe")
-    try:
-        stale = Stored(b"never written", f'"{secrets.token_hex(16)}"')
-        _refuses(lambda: store.create(name, b"again"), AlreadyExistsError, "If-None-Match")
-        _refuses(lambda: store.replace(name, b"anew", stale), ChangedError, "If-Match")
-    finally:
-        store.delete(name)
+    data = store.read(name).data
+    stale = Stored(b"never written", f'"{secrets.token_hex(16)}"')
+    _refuses(lambda: store.create(name, data), AlreadyExistsError, "If-None-Match")
+    _refuses(lambda: store.replace(name, data, stale), ChangedError, "If-Match")
 
 
 def _refuses(write: Callable[[], None], refusal: type[StoreError], condition: str) -> None:

@@ -48,7 +48,7 @@ class ContentError(ValueError):
     Args:
         message: a sentence for the operator; never key or content bytes.
         reason_code: `content_truncated`, `content_does_not_open`, `content_record_length`,
-            `content_too_large` or `content_format_unknown`.
+            `content_too_large`, `content_proves_nothing` or `content_format_unknown`.
     """
 
     def __init__(self, message: str, reason_code: str) -> None:
@@ -62,7 +62,7 @@ class Proof(Enum):
     OPENED = auto()
     """The key opens it: an authentication tag was right."""
     EMPTY = auto()
-    """There is nothing to open, so any key is as good; nothing can be laundered either."""
+    """There is nothing to open, so any key is as good: it says nothing about whose the key is."""
 
 
 class ContentFormat(Protocol):

@@ -4,10 +4,37 @@ from collections.abc import Sequence
 
 from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing, UnlistedKeyError
-from keywrap.keys import WrappedKey
-from keywrap.kms import Context, RefusedError, unwrap_many
+from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.kms import Context, KmsError, RefusedError, unwrap_many
 
 Opened = DataKey | RefusedError | UnlistedKeyError
+
+
+def open_each(
+    keys: KeyRing, items: Sequence[tuple[WrappedKey, Context]]
+) -> list[Opened | KmsError]:
+    """Open wraps as `open_many` does, but let a KEK version that refuses hold up no other.
+
+    Returns:
+        In the order of the items: the data key, why this wrap alone does not open, or why its
+        KEK version as a whole cannot be used.
+    """
+    results: dict[int, Opened | KmsError] = {}
+    groups: dict[KeyVersion, list[int]] = {}
+    for place, (wrapped, _) in enumerate(items):
+        if wrapped.key_version.key in keys:
+            groups.setdefault(wrapped.key_version, []).append(place)
+        else:
+            results[place] = UnlistedKeyError(wrapped.key_version.key)
+    for version, places in groups.items():
+        try:
+            opened: Sequence[Opened | KmsError] = unwrap_many(
+                keys.provider(version.key), [items[place] for place in places]
+            )
+        except KmsError as error:
+            opened = [error] * len(places)
+        results.update(zip(places, opened, strict=True))
+    return [results[place] for place in range(len(items))]
 
 
 def open_many(keys: KeyRing, items: Sequence[tuple[WrappedKey, Context]]) -> list[Opened]:
@@ -23,17 +50,9 @@ def open_many(keys: KeyRing, items: Sequence[tuple[WrappedKey, Context]]) -> lis
     Raises:
         KmsError: a KEK as a whole cannot be used: unavailable, throttled or denied.
     """
-    results: dict[int, Opened] = {}
-    groups: dict[str, list[int]] = {}
-    for place, (wrapped, _) in enumerate(items):
-        key = wrapped.key_version.key
-        try:
-            keys.provider(key)
-        except UnlistedKeyError as error:
-            results[place] = error
-        else:
-            groups.setdefault(key, []).append(place)
-    for key, places in groups.items():
-        opened = unwrap_many(keys.provider(key), [items[place] for place in places])
-        results.update(zip(places, opened, strict=True))
-    return [results[place] for place in range(len(items))]
+    results: list[Opened] = []
+    for opened in open_each(keys, items):
+        if isinstance(opened, KmsError) and not isinstance(opened, RefusedError):
+            raise opened
+        results.append(opened)
+    return results

@@ -2,32 +2,43 @@
 
 Each step is a method, so that a test can stop, kill, reorder or replay at each. A crash is safe
 anywhere: before `replace` the store holds the old wrap, untouched; after it, a new wrap that was
-proved before it was written. Nothing is ever undone by a compensating write.
+proved before it was written. Nothing is ever undone by a compensating write. A dry run goes the
+same way up to `replace`, and has nothing that writes in its place.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
-from keywrap.contents import ContentError, content_format
+from keywrap.contents import ContentError, Proof, content_format
 from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing, UnlistedKeyError
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import (
-    Context,
     KmsError,
     ProofFailedError,
     RefusedError,
     ServerSideRewrap,
     UnavailableError,
+    VersionOrder,
     unwrap_many,
     wrap_many,
 )
 from keywrap.layout import UnsafeBlobIdError
-from keywrap.opening import open_many
-from keywrap.reading import GoneError, QuarantineError, Seen, SidecarReader
+from keywrap.moves import (
+    READS,
+    Goal,
+    Move,
+    Outcome,
+    Prove,
+    Report,
+    Result,
+    Selection,
+    selects,
+)
+from keywrap.opening import open_each
+from keywrap.reading import GoneError, QuarantineError, SidecarReader
 from keywrap.sidecar import BadSidecarError
 from keywrap.stores import (
     AlreadyExistsError,
@@ -38,117 +49,23 @@ from keywrap.stores import (
     StoreUnavailableError,
 )
 
-READS = 3
-"""How often a blob is read anew after another writer won, before it is called a conflict."""
-
+__all__ = [
+    "READS",
+    "STORE_FAILURES",
+    "Goal",
+    "Move",
+    "Outcome",
+    "ProofFailedError",
+    "Prove",
+    "Report",
+    "Result",
+    "Rewrapper",
+    "Selection",
+    "selects",
+]
 
 STORE_FAILURES = 10
 """So many failures in a batch without one write that succeeds are the store's: a full disk."""
-
-
-class Outcome(StrEnum):
-    """What happened to one blob in one campaign."""
-
-    REWRAPPED = "rewrapped"
-    CURRENT = "current"  # already at the target
-    EXCLUDED = "excluded"  # outside the selection, by rule
-    CONFLICT = "conflict"  # a writer changed it, and it is still not at the target
-    GONE = "gone"  # deleted meanwhile
-    QUARANTINED = "quarantined"  # cannot be opened or parsed: a person must look
-    FAILED = "failed"  # unavailable until attempts ran out
-
-
-class Selection(StrEnum):
-    """Which wraps a campaign moves."""
-
-    LEGACY = "legacy"  # migrate: away from DPAPI and the environment
-    MANAGED = "managed"  # rotate: from one managed KEK version to another
-
-
-class Prove(StrEnum):
-    """How a new wrap is proved before it replaces the old one."""
-
-    ALL = "all"  # opened and compared with the data key
-    SAMPLE = "sample"  # key and version of every answer; a sample is opened by the verifying task
-    CONTENT = "content"  # opened and compared, and the blob's content opens with the data key
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What a campaign wants of each blob.
-
-    Attributes:
-        target: the KEK version to wrap under.
-        selection: which wraps to move.
-        prove: how to prove each new wrap.
-        keep_previous: whether the old wrap stays beside the new one (the two-key envelope).
-    """
-
-    target: KeyVersion
-    selection: Selection
-    prove: Prove
-    keep_previous: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The outcome of one blob, with the reason where it needs one."""
-
-    blob_id: str
-    outcome: Outcome
-    reason_code: str = ""
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a batch came to.
-
-    Attributes:
-        results: one for each blob that is decided; blobs without one are still pending.
-        interruption: what stopped the batch, where it was stopped: the campaign has to wait for
-            a KEK or the store, or, after a `ProofFailedError`, to stop.
-    """
-
-    results: list[Result]
-    interruption: KmsError | StoreUnavailableError | ProofFailedError | None = None
-
-
-@dataclass(slots=True)
-class Move:
-    """One blob on its way through the steps."""
-
-    blob_id: str
-    reads_left: int = READS
-    seen: Seen | None = None
-    data_key: DataKey | None = field(default=None, repr=False)
-    new: WrappedKey | None = None
-    unwritten: bool = False
-    result: Result | None = None
-
-    @property
-    def context(self) -> Context:
-        """What binds the new wrap to this blob: derived from where it lies, never read."""
-        return {"blob_id": self.blob_id}
-
-    @property
-    def old(self) -> WrappedKey:
-        """The wrap that was read."""
-        assert self.seen is not None  # noqa: S101 - steps run in order
-        return self.seen.wrapped
-
-    def end(self, outcome: Outcome, reason_code: str = "", detail: str = "") -> None:
-        """Decide this blob, and let go of its plaintext data key."""
-        self.result = Result(self.blob_id, outcome, reason_code, detail)
-        self.data_key = None
-
-    def read_again(self, otherwise: Outcome, reason_code: str, detail: str) -> None:
-        """Start this blob anew, or decide it where it has been read often enough."""
-        self.seen = self.data_key = self.new = None
-        self.reads_left -= 1
-        if self.reads_left == 0:
-            self.end(otherwise, reason_code, detail)
-
 
 Step = Callable[[Sequence[Move], Goal], None]
 
@@ -181,16 +98,34 @@ class Rewrapper:
         Returns:
             A result for each blob, unless the batch was interrupted.
         """
+        return self._run(blob_ids, goal, self.replace)
+
+    def dry_run(self, blob_ids: Iterable[str], goal: Goal) -> Report:
+        """See what `rewrap` would do: every step but the last, which alone writes.
+
+        Keys are used as in earnest, so a right that is missing is found.
+
+        Args:
+            blob_ids: the blobs; as many as `rewrap` takes at once.
+            goal: what a campaign would want of each.
+
+        Returns:
+            As `rewrap` does; `rewrapped` is a blob that would be.
+        """
+        return self._run(blob_ids, goal, self.spare)
+
+    def _run(self, blob_ids: Iterable[str], goal: Goal, last: Step) -> Report:
         moves = [Move(blob_id) for blob_id in blob_ids]
         try:
-            while pending := [move for move in moves if move.result is None]:
-                self._pass(pending, goal)
+            while pending := [move for move in moves if move.is_pending]:
+                self._pass(pending, goal, last)
             self._tell_failures_apart(moves)
         except (KmsError, StoreUnavailableError, ProofFailedError) as interruption:
             # What was away is pending still: it may have been the store as a whole.
             decided = [m.result for m in moves if m.result]
             return Report([r for r in decided if r.outcome is not Outcome.FAILED], interruption)
-        return Report([m.result for m in moves if m.result])
+        held = next((move.held for move in moves if move.held), None)
+        return Report([m.result for m in moves if m.result], held)
 
     def _tell_failures_apart(self, moves: Sequence[Move]) -> None:
         """Blame a few failures on the blobs, but many and nothing else on the store."""
@@ -202,10 +137,10 @@ class Rewrapper:
         if len(failed) >= STORE_FAILURES and not outcomes[Outcome.REWRAPPED]:
             raise StoreUnavailableError(f"the store takes no writes: {failed[0].detail}")
 
-    def _pass(self, moves: Sequence[Move], goal: Goal) -> None:
-        for step in (self.read, self.open, self.match, self.wrap, self.prove, self.replace):
+    def _pass(self, moves: Sequence[Move], goal: Goal, last: Step) -> None:
+        for step in (self.read, self.open, self.match, self.wrap, self.prove, last):
             self.before(step.__name__)
-            step([m for m in moves if m.result is None and (m.seen or step == self.read)], goal)
+            step([m for m in moves if m.is_pending and (m.seen or step == self.read)], goal)
 
     def read(self, moves: Sequence[Move], goal: Goal) -> None:
         """Read each sidecar, and decide what needs no rewrap."""
@@ -215,25 +150,29 @@ class Rewrapper:
         seen = [move for move in moves if move.seen and not move.result]
         versions = {move.old.key_version for move in seen}
         there = {version for version in versions if self.keys.reaches(version, goal.target)}
-        exists = {version: self._exists(version, goal) for version in there}
+        unborn = self._unborn(there - {goal.target})
         for move in seen:
             version = move.old.key_version
             if version.key not in self.keys:
                 # Relabelled, a wrap must not pass for one that is none of this campaign's business.
                 message = f"the configuration lists no key {version.key!r}"
                 move.end(Outcome.QUARANTINED, UnlistedKeyError.reason_code, message)
-            elif not exists.get(version, True):
+            elif version in unborn:
                 message = f"{version} does not exist: the sidecar names a version yet to come"
                 move.end(Outcome.QUARANTINED, "key_version_unknown", message)
             elif version in there:
                 move.end(Outcome.CURRENT)
-            elif version.is_legacy != (goal.selection is Selection.LEGACY):
+            elif not selects(goal.selection, version):
                 move.end(Outcome.EXCLUDED, f"not_{goal.selection}", f"wrapped by {version}")
 
-    def _exists(self, version: KeyVersion, goal: Goal) -> bool:
-        if version == goal.target:
-            return True
-        return self.keys.reaches(self.keys.provider(version.key).current_version(), version)
+    def _unborn(self, beyond: Collection[KeyVersion]) -> set[KeyVersion]:
+        """Return which of the versions beyond the target do not exist yet."""
+        keys = {version.key for version in beyond}
+        providers = {key: self.keys.provider(key) for key in keys}
+        # One that knows the order of its versions has just found them among those that are there.
+        counted = {key: p for key, p in providers.items() if not isinstance(p, VersionOrder)}
+        newest = {key: provider.current_version() for key, provider in counted.items()}
+        return {v for v in beyond if v.key in newest and not newest[v.key].satisfies(v)}
 
     def _read_one(self, move: Move) -> None:
         try:
@@ -248,12 +187,14 @@ class Rewrapper:
     def open(self, moves: Sequence[Move], goal: Goal) -> None:
         """Unwrap each data key, unless the KMS can move it without showing it."""
         shown = [move for move in moves if not self._moves_server_side(move, goal)]
-        opened = open_many(self.keys, [(move.old, move.context) for move in shown])
+        opened = open_each(self.keys, [(move.old, move.context) for move in shown])
         for move, key in zip(shown, opened, strict=True):
             if isinstance(key, DataKey):
                 move.data_key = key
-            else:
+            elif isinstance(key, RefusedError | UnlistedKeyError):
                 move.end(Outcome.QUARANTINED, key.reason_code, str(key))
+            else:
+                move.held = key
 
     def _moves_server_side(self, move: Move, goal: Goal) -> bool:
         target = self.keys.provider(goal.target.key)
@@ -283,15 +224,8 @@ class Rewrapper:
         list(self.pool.map(self._match_one, unbound))
 
     def _match_one(self, move: Move) -> None:
-        assert move.seen is not None  # noqa: S101
-        assert move.data_key is not None  # noqa: S101
-        sidecar = move.seen.sidecar
         try:
-            name = self.reader.layout.content_name(move.blob_id, sidecar.object)
-            content_format(sidecar.content or self.legacy_content).proves(
-                move.data_key,
-                lambda start, length: self.reader.store.read_range(name, start, length),
-            )
+            self._require_match(move)
         except NotFoundError:
             # A writer may have replaced or deleted both since the sidecar was read: look again.
             move.read_again(
@@ -302,6 +236,32 @@ class Rewrapper:
         except StoreUnavailableError as error:
             move.read_again(Outcome.FAILED, error.reason_code, str(error))
 
+    def _require_match(self, move: Move) -> None:
+        """See that a data key opens its blob's content.
+
+        Raises:
+            ContentError: it does not, or nothing tells.
+        """
+        assert move.seen is not None  # noqa: S101 - steps run in order
+        assert move.data_key is not None  # noqa: S101 - the same
+        sidecar = move.seen.sidecar
+        name = self.reader.layout.content_name(move.blob_id, sidecar.object)
+        proof = content_format(sidecar.content or self.legacy_content).proves(
+            move.data_key,
+            lambda start, length: self.reader.store.read_range(name, start, length),
+        )
+        if proof is Proof.EMPTY and not self._is_tied(move):
+            raise ContentError(
+                "the content is empty, so it proves no data key, and the wrap is bound to no "
+                "blob: it may be another's",
+                "content_proves_nothing",
+            )
+
+    def _is_tied(self, move: Move) -> bool:
+        """Whether a wrap cannot be another blob's: its key binds it, or is every blob's."""
+        old = self.keys.provider(move.old.key_version.key)
+        return old.binds_context or not move.old.ciphertext
+
     def wrap(self, moves: Sequence[Move], goal: Goal) -> None:
         """Wrap each data key under the target, and check what the answer names."""
         target = self.keys.provider(goal.target.key)
@@ -311,10 +271,22 @@ class Rewrapper:
             wrap_many(target, [(key, move.context) for move, key in opened]) if opened else [],
             goal,
         )
-        closed = [move for move in moves if not move.data_key and move.result is None]
-        if closed and isinstance(target, ServerSideRewrap):
-            items = [(move.old, move.context) for move in closed]
-            self._take(closed, target.rewrap_many(items), goal)
+        closed: dict[KeyVersion, list[Move]] = {}
+        for move in moves:
+            if not move.data_key and move.result is None:
+                closed.setdefault(move.old.key_version, []).append(move)
+        if isinstance(target, ServerSideRewrap):
+            for group in closed.values():
+                self._rewrap_group(group, target, goal)
+
+    def _rewrap_group(self, moves: Sequence[Move], target: ServerSideRewrap, goal: Goal) -> None:
+        try:
+            wraps = target.rewrap_many([(move.old, move.context) for move in moves])
+        except KmsError as error:
+            for move in moves:  # their version refuses, perhaps: the others go on
+                move.held = error
+        else:
+            self._take(moves, wraps, goal)
 
     def _take(
         self, moves: Sequence[Move], wraps: Sequence[WrappedKey | RefusedError], goal: Goal
@@ -350,14 +322,21 @@ class Rewrapper:
         """Replace each sidecar, only if it still is exactly what was read."""
         list(self.pool.map(lambda move: self._replace_one(move, goal), moves))
 
+    def spare(self, moves: Sequence[Move], goal: Goal) -> None:
+        """End a dry run: make each record that `replace` would write, and write none."""
+        for move in moves:
+            try:
+                move.record(keep_previous=goal.keep_previous)
+            except BadSidecarError as error:
+                move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+            else:
+                move.end(Outcome.REWRAPPED)
+
     def _replace_one(self, move: Move, goal: Goal) -> None:
         assert move.seen is not None  # noqa: S101
-        assert move.new is not None  # noqa: S101
         name = self.reader.layout.sidecar_name(move.blob_id)
         try:
-            data = move.seen.sidecar.rewrapped(
-                move.new, move.context, move.old if goal.keep_previous else None
-            ).to_bytes()
+            data = move.record(keep_previous=goal.keep_previous)
             if move.seen.stored is None:
                 self.reader.store.create(name, data)
             else:

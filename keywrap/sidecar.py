@@ -47,6 +47,8 @@ RSA-4096 wrap has 512 bytes, a Transit one about 90, a DPAPI one about 300."""
 MAX_DEK_VERSION = 2**53 - 1
 """Largest integer that every JSON reader holds exactly (RFC 8259, section 6)."""
 
+_NAMES_OF_THE_WRAP = ("key_id", "wrapped_dek", "dek_version", "previous")
+
 _FERNET = "gAAAA"
 """What every Fernet token begins with until 2106: its version, and four bytes of its time."""
 
@@ -224,6 +226,12 @@ def _base64(ciphertext: bytes) -> str:
 
 
 def _read_extra(data: bytes, record: dict[str, Any]) -> dict[str, msgspec.Raw]:
+    for name in record.keys() - _FIELDS:
+        if name.casefold() in _NAMES_OF_THE_WRAP:
+            # A reader that matches names without case would take another wrap than we do.
+            raise BadSidecarError(
+                "sidecar_ambiguous", f"a field differs from `{name.casefold()}` by case only"
+            )
     values = read_raw(data, record)
     # A copy each, or one value would keep the bytes of the whole sidecar.
     return {name: value.copy() for name, value in values.items() if name not in _FIELDS}

@@ -7,14 +7,13 @@ from datetime import datetime
 from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
-from keywrap.rewrapping import Prove
-from ledger.states import FINISHED, OPEN, WORKING, Kind, State, sources_of
+from keywrap.rewrapping import Prove, Selection, selects
+from ledger.states import FINISHED, MOVING, OPEN, WORKING, Kind, State, sources_of
 
 MIN_SAMPLE = 500
 """The least number of blobs that a sample opens: 0 bad of 459 shows under 1% bad with 99%
 confidence."""
 
-MOVING = (Kind.MIGRATE, Kind.ROTATE)
 _MAX_PROBE_DELAY_S = 30.0
 _REQUESTS = 0x7277_0001
 """Advisory lock: campaign requests are judged one at a time."""
@@ -46,9 +45,11 @@ class Request:
         target: the KEK version to wrap under; None for an inventory or a verify campaign.
         prove: how new wraps are proved; None where nothing is wrapped.
         sample: the fraction of rewrapped blobs that the verifying task opens.
-        sample_size: how many blobs a verify campaign opens; None for all.
+        sample_size: how many blobs a verify campaign or a plan opens; None for all, which no plan
+            does.
         store: which store, as the configuration that it was asked with describes it; a worker of
             another configuration does not touch it. Empty: any.
+        plan_of: what a plan plans for, `migrate` or `rotate`; None for every other kind.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Request:
     sample: float | None = None
     sample_size: int | None = None
     store: str = ""
+    plan_of: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +85,29 @@ class Campaign:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    plan_of: Kind | None
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing more happens by itself."""
         return self.state in FINISHED
 
+    @property
+    def selection(self) -> Selection:
+        """Which wraps it moves, or those that the campaign it plans for would move."""
+        kind = self.plan_of or self.kind
+        return Selection.LEGACY if kind is Kind.MIGRATE else Selection.MANAGED
+
+    def moves(self, version: KeyVersion) -> bool:
+        """Whether it moves wraps of a KEK version, or the campaign it plans for would."""
+        there = self.target is not None and version.satisfies(self.target)
+        return selects(self.selection, version) and not there
+
 
 _COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
-    "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at"
+    "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
+    "plan_of"
 )
 
 
@@ -103,6 +118,7 @@ def _campaign(row: RowMapping) -> Campaign:
     values["target"] = KeyVersion.parse(row["target"]) if row["target"] else None
     values["prove"] = Prove(row["prove"]) if row["prove"] else None
     values["resume_state"] = State(row["resume_state"]) if row["resume_state"] else None
+    values["plan_of"] = Kind(row["plan_of"]) if row["plan_of"] else None
     return Campaign(**values)
 
 
@@ -121,9 +137,9 @@ def request(connection: Connection, asked: Request) -> int:
         connection.execute(
             text(
                 "INSERT INTO campaign"
-                " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by)"
-                " VALUES"
-                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by)"
+                " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by,"
+                " plan_of) VALUES"
+                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan)"
                 " RETURNING id"
             ),
             {
@@ -135,6 +151,7 @@ def request(connection: Connection, asked: Request) -> int:
                 "size": asked.sample_size,
                 "store": asked.store,
                 "by": asked.requested_by,
+                "plan": asked.plan_of,
             },
         ).scalar_one()
     )
@@ -197,6 +214,22 @@ def recent(connection: Connection, limit: int = 20) -> list[Campaign]:
     rows = connection.execute(
         text(f"SELECT {_COLUMNS} FROM campaign ORDER BY id DESC LIMIT :limit"),  # noqa: S608
         {"limit": limit},
+    ).mappings()
+    return [_campaign(row) for row in rows]
+
+
+def newest_finished(
+    connection: Connection, kind: Kind, store: str, limit: int = 10
+) -> list[Campaign]:
+    """Return the campaigns of a kind over a store that ran to their end, the newest first."""
+    rows = connection.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM campaign"  # noqa: S608 - a constant
+            " WHERE kind = :kind AND store = :store"
+            " AND state IN ('complete', 'complete_with_exceptions')"
+            " ORDER BY finished_at DESC LIMIT :limit"
+        ),
+        {"kind": kind, "store": store, "limit": limit},
     ).mappings()
     return [_campaign(row) for row in rows]
 

@@ -1,9 +1,9 @@
 """What scans of the store found: the inventory, its census, and stragglers."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Outcome
@@ -23,17 +23,30 @@ class Finding:
         key_version: the KEK version that wraps it; None where that cannot be told.
         previous: the KEK version that its `previous` wrap needs, if it has one.
         problem: why the key cannot be told, as a reason code.
+        wrap_bytes: length of the wrap, where a key of the environment made it; None for others.
     """
 
     blob_id: str
     key_version: KeyVersion | None
     previous: KeyVersion | None = None
     problem: str | None = None
+    wrap_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CensusLine:
-    """How many blobs a KEK version wraps, or are held back by a problem."""
+    """How many blobs a KEK version wraps, or are held back by a problem.
+
+    Attributes:
+        provider: the kind of provider, such as `env`; empty where the key cannot be told.
+        key: URI of the KEK, without version.
+        version: its version; empty where it has none.
+        problem: why the key cannot be told, as a reason code; empty where it can.
+        blobs: how many blobs there are.
+        previous: how many blobs have a `previous` wrap under this version.
+        wrap_bytes: how many wraps have each length in bytes, where that was recorded: under a key
+            of the environment.
+    """
 
     provider: str
     key: str
@@ -41,6 +54,7 @@ class CensusLine:
     problem: str
     blobs: int
     previous: int
+    wrap_bytes: dict[int, int] = field(default_factory=dict)
 
 
 def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence[Finding]) -> None:
@@ -49,9 +63,10 @@ def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence
     connection.execute(
         text(
             "INSERT INTO inventory"
-            " (campaign_id, shard_no, blob_id, key_version_id, previous_id, problem)"
+            " (campaign_id, shard_no, blob_id, key_version_id, previous_id, problem, wrap_bytes)"
             " SELECT :campaign, :no, u.* FROM unnest(CAST(:blobs AS text[]),"
-            " CAST(:versions AS int[]), CAST(:previous AS int[]), CAST(:problems AS text[])) u"
+            " CAST(:versions AS int[]), CAST(:previous AS int[]), CAST(:problems AS text[]),"
+            " CAST(:sizes AS smallint[])) u"
         ),
         {
             "campaign": campaign_id,
@@ -60,6 +75,7 @@ def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence
             "versions": [ids.get(f.key_version) for f in found],
             "previous": [ids.get(f.previous) for f in found],
             "problems": [f.problem for f in found],
+            "sizes": [f.wrap_bytes for f in found],
         },
     )
 
@@ -174,24 +190,31 @@ def census(connection: Connection, campaign_id: int) -> list[CensusLine]:
         text(
             "SELECT coalesce(k.provider, '') AS provider, coalesce(k.key, '') AS key,"
             " coalesce(k.version, '') AS version, coalesce(g.problem, '') AS problem,"
-            " sum(g.live)::bigint AS blobs, sum(g.previous)::bigint AS previous FROM ("
-            "   SELECT key_version_id AS id, problem, count(*) AS live, 0 AS previous"
-            "     FROM inventory WHERE campaign_id = :campaign GROUP BY 1, 2"
-            "   UNION ALL SELECT previous_id, NULL, 0, count(*) FROM inventory"
+            " sum(g.live)::bigint AS blobs, sum(g.previous)::bigint AS previous,"
+            " coalesce(jsonb_object_agg(g.size, g.live) FILTER (WHERE g.size IS NOT NULL), '{}')"
+            "   AS wrap_bytes FROM ("
+            "   SELECT key_version_id AS id, problem, wrap_bytes AS size, count(*) AS live,"
+            "     0 AS previous FROM inventory WHERE campaign_id = :campaign GROUP BY 1, 2, 3"
+            "   UNION ALL SELECT previous_id, NULL, NULL, 0, count(*) FROM inventory"
             "     WHERE campaign_id = :campaign AND previous_id IS NOT NULL GROUP BY 1) g"
             " LEFT JOIN key_version k ON k.id = g.id"
             " GROUP BY 1, 2, 3, 4 ORDER BY blobs DESC, 2, 3, 4"
         ),
         {"campaign": campaign_id},
     )
-    return [CensusLine(**row) for row in rows.mappings()]
+    return [_line(row) for row in rows.mappings()]
+
+
+def _line(row: RowMapping) -> CensusLine:
+    sizes = {int(size): blobs for size, blobs in row["wrap_bytes"].items()}
+    return CensusLine(**{**row, "wrap_bytes": dict(sorted(sizes.items()))})
 
 
 def listing(connection: Connection, campaign_id: int) -> Iterator[Finding]:
     """Yield a campaign's inventory in the order of blob ids, streamed."""
     rows = connection.execution_options(stream_results=True, yield_per=2000).execute(
         text(
-            "SELECT i.blob_id, k.key, k.version, i.problem, p.key AS previous_key,"
+            "SELECT i.blob_id, k.key, k.version, i.problem, i.wrap_bytes, p.key AS previous_key,"
             " p.version AS previous_version FROM inventory i"
             " LEFT JOIN key_version k ON k.id = i.key_version_id"
             " LEFT JOIN key_version p ON p.id = i.previous_id"
@@ -205,4 +228,5 @@ def listing(connection: Connection, campaign_id: int) -> Iterator[Finding]:
             KeyVersion(row.key, row.version) if row.key else None,
             KeyVersion(row.previous_key, row.previous_version) if row.previous_key else None,
             row.problem,
+            row.wrap_bytes,
         )

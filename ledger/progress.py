@@ -15,6 +15,7 @@ WORK_OF = {
     Kind.MIGRATE: ShardKind.REWRAP,
     Kind.ROTATE: ShardKind.REWRAP,
     Kind.VERIFY: ShardKind.VERIFY,
+    Kind.PLAN: ShardKind.VERIFY,
 }
 """The shards whose counters are the campaign's counts."""
 
@@ -114,6 +115,18 @@ def _seconds(work: Sequence[Row[Any]]) -> float:
     else:
         end = work[0].now
     return float((end - min(started)).total_seconds())
+
+
+def scan_seconds(connection: Connection, campaign_id: int) -> float:
+    """Return how long a campaign's inventory took, in seconds; 0 before it is done."""
+    seconds = connection.scalar(
+        text(
+            "SELECT extract(epoch FROM max(finished_at) - min(started_at)) FROM shard"
+            " WHERE campaign_id = :campaign AND kind = 'inventory'"
+        ),
+        {"campaign": campaign_id},
+    )
+    return float(seconds or 0.0)
 
 
 def failures(connection: Connection, campaign_id: int) -> dict[tuple[str, str], int]:

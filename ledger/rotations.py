@@ -6,6 +6,10 @@ from sqlalchemy import Connection, text
 
 from keywrap.keys import KeyVersion
 
+_SEEN_WITHIN_MIN = 15
+"""AWS KMS shows a change everywhere in seconds, sometimes minutes (developer guide, "Eventual
+consistency"). What is not seen after so long was never begun: the request was lost on its way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
@@ -16,16 +20,23 @@ class Rotation:
         base: the KEK version that was current when it was asked for.
         new: the version that the KMS made for it; None until that is known.
         campaign_id: the campaign that moves the wraps; None until it is open.
+        is_begun: whether the KMS was asked not long ago, and has not shown the version yet.
     """
 
     id: int
     base: KeyVersion
     new: KeyVersion | None
     campaign_id: int | None
+    is_begun: bool
 
 
 def begin(connection: Connection, current: KeyVersion) -> Rotation:
-    """Return the open rotation of a KEK, or begin one from its current version."""
+    """Return the open rotation of a KEK, or begin one from its current version.
+
+    Its row is locked until the end of the transaction: nobody else rotates this KEK meanwhile.
+    """
+    # The KMS is asked under that lock, and one that rotates in its own time may take a minute.
+    connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '10min'"))
     connection.execute(
         text(
             "INSERT INTO kek_rotation (key, from_version) VALUES (:key, :version)"
@@ -35,17 +46,32 @@ def begin(connection: Connection, current: KeyVersion) -> Rotation:
     )
     row = connection.execute(
         text(
-            "SELECT id, key, from_version, to_version, campaign_id FROM kek_rotation"
-            " WHERE key = :key AND finished_at IS NULL FOR UPDATE"
+            "SELECT id, key, from_version, to_version, campaign_id, coalesce("
+            " begun_at > clock_timestamp() - make_interval(mins => :mins), false) AS is_begun"
+            " FROM kek_rotation WHERE key = :key AND finished_at IS NULL FOR UPDATE"
         ),
-        {"key": current.key},
+        {"key": current.key, "mins": _SEEN_WITHIN_MIN},
     ).one()
     return Rotation(
         row.id,
         KeyVersion(row.key, row.from_version),
         KeyVersion(row.key, row.to_version) if row.to_version else None,
         row.campaign_id,
+        row.is_begun,
     )
+
+
+def begun(connection: Connection, rotation: Rotation) -> None:
+    """Note that the KMS was asked and may have begun, so that it is not asked for a second."""
+    connection.execute(
+        text("UPDATE kek_rotation SET begun_at = clock_timestamp() WHERE id = :id"),
+        {"id": rotation.id},
+    )
+
+
+def forget(connection: Connection, rotation: Rotation) -> None:
+    """Forget a rotation that the KMS refused for good: no version was made."""
+    connection.execute(text("DELETE FROM kek_rotation WHERE id = :id"), {"id": rotation.id})
 
 
 def minted(connection: Connection, rotation: Rotation, new: KeyVersion) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from keywrap.rewrapping import Outcome, Result
 from ledger import campaigns
 from ledger.campaigns import Campaign
-from ledger.states import WORKING, Kind, ShardKind, State
+from ledger.states import OPENING, WORKING, ShardKind, State
 
 QUEUE = "rewrap"
 """The queue of hosts that can open every listed key."""
@@ -212,7 +212,7 @@ def remaining(connection: Connection, lease: Lease) -> list[str]:
         " AND NOT EXISTS (SELECT 1 FROM outcome o"
         "   WHERE o.campaign_id = :campaign AND o.blob_id = b.blob_id)"
     )
-    if lease.kind is ShardKind.VERIFY and lease.campaign.kind is not Kind.VERIFY:
+    if lease.kind is ShardKind.VERIFY and lease.campaign.kind not in OPENING:
         decided = ""  # the sample of a campaign whose blobs have their outcomes already
     rows = connection.execute(
         text(
@@ -345,7 +345,7 @@ def give_up(connection: Connection, max_attempts: int) -> list[int]:
     stuck = []
     for shard in worn_out:
         campaign = campaigns.get(connection, shard.campaign_id)
-        opens = shard.kind == ShardKind.REWRAP or (campaign and campaign.kind is Kind.VERIFY)
+        opens = shard.kind == ShardKind.REWRAP or (campaign and campaign.kind in OPENING)
         if opens and shard.kind in {ShardKind.REWRAP, ShardKind.VERIFY}:
             _fail_remaining(connection, shard.id, shard.campaign_id, shard.shard_no)
         else:

@@ -10,6 +10,14 @@ class Kind(StrEnum):
     MIGRATE = "migrate"  # legacy keys to the managed KEK
     ROTATE = "rotate"  # one managed KEK version to another
     VERIFY = "verify"  # opens blobs and their content; changes nothing
+    PLAN = "plan"  # opens a sample as a campaign would, and changes nothing
+
+
+MOVING = (Kind.MIGRATE, Kind.ROTATE)
+"""Kinds that replace wraps. No other may ever write to a sidecar."""
+
+OPENING = (Kind.VERIFY, Kind.PLAN)
+"""Kinds whose outcomes are what their verify shards say of blobs."""
 
 
 class State(StrEnum):
@@ -36,7 +44,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.INVENTORY: frozenset(
         {
             State.RUNNING,  # every sidecar has been read
-            State.VERIFYING,  # a verify campaign opens what was listed
+            State.VERIFYING,  # a verify campaign or a plan opens what was listed
             State.COMPLETE,  # an inventory is all that was asked for
             State.BLOCKED,
             State.STOPPED,
@@ -94,7 +102,7 @@ class ShardKind(StrEnum):
     INVENTORY = "inventory"  # one part of the store is listed and its sidecars are read
     REWRAP = "rewrap"  # the blobs of the shard are brought to the target
     STRAGGLERS = "stragglers"  # one part of the store is scanned anew for wraps still to move
-    VERIFY = "verify"  # blobs are opened, content and all
+    VERIFY = "verify"  # blobs are opened, content and all; in a plan, all but rewrapped
 
 
 class ShardState(StrEnum):

@@ -1,5 +1,7 @@
 """The schema: the one description that Alembic's migrations are checked against."""
 
+from collections.abc import Iterable
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -21,7 +23,7 @@ from sqlalchemy import (
 )
 
 from keywrap.rewrapping import Outcome
-from ledger.states import Kind, ShardKind, ShardState, State
+from ledger.states import MOVING, Kind, ShardKind, ShardState, State
 
 metadata = MetaData(
     naming_convention={
@@ -34,7 +36,7 @@ metadata = MetaData(
 )
 
 
-def _one_of(column: str, values: type[Kind | State | ShardKind | ShardState | Outcome]) -> str:
+def _one_of(column: str, values: Iterable[Kind | State | ShardKind | ShardState | Outcome]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
@@ -57,7 +59,7 @@ campaign = Table(
     Column("target", Text),  # key id of the KEK version to wrap under
     Column("prove", Text),
     Column("sample", Float),  # fraction of blobs that the verifying task opens
-    Column("sample_size", Integer),  # or their number, for a verify campaign; null: all
+    Column("sample_size", Integer),  # or their number, for a verify campaign or plan; null: all
     Column("reason_code", Text),  # why it waits
     Column("reason", Text),
     Column("resume_state", Text),  # where a paused, blocked or stopped campaign goes back to
@@ -71,6 +73,8 @@ campaign = Table(
     _now(),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
+    Column("plan_of", Text, CheckConstraint(_one_of("plan_of", MOVING), name="plan_of")),
+    CheckConstraint("(kind = 'plan') = (plan_of IS NOT NULL)", name="plan"),
 )
 
 shard = Table(
@@ -124,6 +128,7 @@ inventory = Table(
     Column("key_version_id", Integer),  # null: see problem
     Column("previous_id", Integer),  # what the `previous` wrap still needs
     Column("problem", Text),  # why no key could be read
+    Column("wrap_bytes", SmallInteger),  # length of the wrap under a key of the environment
     Index(None, "campaign_id", "shard_no"),
     postgresql_partition_by="LIST (campaign_id)",
 )
@@ -165,6 +170,7 @@ kek_rotation = Table(
     Column("campaign_id", ForeignKey("campaign.id", ondelete="SET NULL")),
     _now(),
     Column("finished_at", DateTime(timezone=True)),
+    Column("begun_at", DateTime(timezone=True)),  # when the KMS was asked, if it did not answer
     # One at a time for a KEK, so that a rotation cut off is taken up and never minted twice.
     Index(
         "kek_rotation_open_idx", "key", unique=True, postgresql_where=text("finished_at IS NULL")

@@ -5,7 +5,7 @@ from sqlalchemy import Connection, text
 from keywrap.rewrapping import Outcome
 from ledger import campaigns
 from ledger.campaigns import Campaign, RequestRefusedError
-from ledger.states import Kind, State
+from ledger.states import MOVING, OPENING, Kind, State
 
 
 def pause(connection: Connection, campaign: Campaign) -> State:
@@ -68,7 +68,7 @@ def retry(connection: Connection, campaign: Campaign, *, quarantined: bool) -> i
     """
     if campaign.state is not State.COMPLETE_WITH_EXCEPTIONS or campaign.kind is Kind.INVENTORY:
         raise _refused(campaign, "retry")
-    if campaign.kind in campaigns.MOVING:
+    if campaign.kind in MOVING:
         campaigns.refuse_overlap(connection, campaign.prefix)
     again = [Outcome.FAILED, Outcome.CONFLICT] + [Outcome.QUARANTINED] * quarantined
     count = reopen(connection, campaign.id, again)
@@ -78,7 +78,7 @@ def retry(connection: Connection, campaign: Campaign, *, quarantined: bool) -> i
             f"campaign {campaign.id} has no {' or '.join(again)} blob",
             f"rewrap blobs {campaign.id} --outcome quarantined",
         )
-    work = State.VERIFYING if campaign.kind is Kind.VERIFY else State.RUNNING
+    work = State.VERIFYING if campaign.kind in OPENING else State.RUNNING
     _ask(connection, campaign, work)
     return count
 

@@ -7,7 +7,7 @@ from ledger import campaigns, progress, samples, shards, wishes
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
-from ledger.states import Kind, ShardKind, ShardState, State
+from ledger.states import MOVING, OPENING, Kind, ShardKind, ShardState, State
 from tasks.scans import MAX_PASSES
 
 _PASSES_FOR_CONFLICTS = MAX_PASSES - 2
@@ -57,7 +57,7 @@ def _inventory(
         return False
     if campaign.kind is Kind.INVENTORY:
         return campaigns.step(connection, campaign.id, State.COMPLETE)
-    if campaign.kind is Kind.VERIFY:
+    if campaign.kind in OPENING:
         stepped = campaigns.step(connection, campaign.id, State.VERIFYING)
         if stepped and campaign.sample_size is not None:
             samples.cut(connection, campaign)
@@ -102,7 +102,7 @@ def _verifying(
 ) -> bool:
     if not (_all_done(done, ShardKind.STRAGGLERS) and _all_done(done, ShardKind.VERIFY)):
         return False
-    if not _all_done(done, ShardKind.REWRAP):
+    if campaign.kind in MOVING and not _all_done(done, ShardKind.REWRAP):
         return campaigns.step(connection, campaign.id, State.RUNNING)  # stragglers were found
     if done.pending:
         # Never to be met: it says so rather than call a campaign done that is not.

@@ -22,7 +22,7 @@ from rich.text import Text
 from keywrap.rewrapping import Outcome
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
-from ledger.states import Kind, State
+from ledger.states import OPENING, Kind, State
 from scheduler.status import Status
 
 _POLL_S = 0.5
@@ -50,7 +50,7 @@ def _panel(status: Status) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     target = f" → {campaign.target}" if campaign.target else ""
-    table.add_row("campaign", Text(f"{campaign.id}  {campaign.kind}{target}"))
+    table.add_row("campaign", Text(f"{campaign.id}  {_kind(campaign)}{target}"))
     table.add_row("state", Text(_state(status)))
     scope = f"prefix {plain(campaign.prefix)!r}" if campaign.prefix else "the whole store"
     proof = f", prove {campaign.prove}" if campaign.prove else ""
@@ -61,13 +61,17 @@ def _panel(status: Status) -> Table:
     if done.rate_per_s:
         eta = f" · ETA {status.eta_s:,.0f} s" if status.eta_s else ""
         table.add_row("rate", Text(f"{done.rate_per_s:,.0f}/s{eta}"))
-    if done.verified and campaign.kind is not Kind.VERIFY:
+    if done.verified and campaign.kind not in OPENING:
         table.add_row("proof", Text(f"{done.verified:,} sampled blobs opened, content and all"))
     for (outcome, code), blobs in status.failures.items():
         table.add_row(outcome, Text(f"{blobs:,} of {code}"))
     if status.wait.next_command:
         table.add_row("next", Text(status.wait.next_command))
     return table
+
+
+def _kind(campaign: Campaign) -> str:
+    return f"{campaign.kind} {campaign.plan_of}" if campaign.plan_of else campaign.kind
 
 
 def _state(status: Status) -> str:
@@ -84,7 +88,7 @@ def campaign_list(found: Iterable[Campaign]) -> None:
         asked_at = f"{c.created_at:%m-%d %H:%M}"
         target = str(c.target or "")
         table.add_row(
-            *map(Text, (str(c.id), c.kind, c.state, target, plain(c.requested_by), asked_at))
+            *map(Text, (str(c.id), _kind(c), c.state, target, plain(c.requested_by), asked_at))
         )
     Console().print(table)
 
@@ -102,30 +106,36 @@ def census(lines: Iterable[CensusLine]) -> None:
     Console().print(table)
 
 
-def until_finished(read: Callable[[], Status]) -> Status:
-    """Show a campaign's progress until it is finished, or only a person can take it further.
+def is_over(status: Status) -> bool:
+    """Whether a campaign is finished, or only a person can take it further."""
+    return status.campaign.is_finished or status.campaign.state in {State.PAUSED, State.STOPPED}
+
+
+def until_finished(
+    read: Callable[[], Status], is_over: Callable[[Status], bool] = is_over
+) -> Status:
+    """Show a campaign's progress until it is over.
 
     Args:
         read: reads its status.
+        is_over: whether nothing more is to be waited for.
 
     Returns:
         The last status read.
     """
     console = Console()
-    return (_live if console.is_terminal else _plain_lines)(console, read)
+    return (_live if console.is_terminal else _plain_lines)(console, read, is_over)
 
 
-def _is_over(status: Status) -> bool:
-    return status.campaign.is_finished or status.campaign.state in {State.PAUSED, State.STOPPED}
-
-
-def _live(console: Console, read: Callable[[], Status]) -> Status:
+def _live(
+    console: Console, read: Callable[[], Status], is_over: Callable[[Status], bool]
+) -> Status:
     bars, task = _bars(console)
     with Live(bars, console=console, refresh_per_second=4):
         while True:
             now = read()
             _move(bars, task, now)
-            if _is_over(now):
+            if is_over(now):
                 return now
             time.sleep(_POLL_S)
 
@@ -157,11 +167,13 @@ def _move(bars: Progress, task: TaskID, now: Status) -> None:
     )
 
 
-def _plain_lines(console: Console, read: Callable[[], Status]) -> Status:
+def _plain_lines(
+    console: Console, read: Callable[[], Status], is_over: Callable[[Status], bool]
+) -> Status:
     said, said_at = "", float("-inf")
     while True:
         now = read()
-        over = _is_over(now)
+        over = is_over(now)
         key = f"{now.campaign.state}{now.wait.reason_code}"
         if key != said or over or time.monotonic() - said_at > _PLAIN_EVERY_S:
             said, said_at = key, time.monotonic()
@@ -189,8 +201,8 @@ def rows_as_json(rows: Iterable[dict[str, Any]]) -> None:
     click.echo("\n]")
 
 
-def silently(read: Callable[[], Status]) -> Status:
-    """Wait for a campaign's end without a word; return the last status read."""
-    while not _is_over(now := read()):
+def silently(read: Callable[[], Status], is_over: Callable[[Status], bool] = is_over) -> Status:
+    """Wait until a campaign is over without a word; return the last status read."""
+    while not is_over(now := read()):
         time.sleep(_POLL_S)
     return now

@@ -9,7 +9,7 @@ from ledger import campaigns, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
-from ledger.states import Kind, State
+from ledger.states import MOVING, Kind, State
 from scheduler.waits import Wait, why
 
 MOVING_STATES = {State.INVENTORY, State.RUNNING, State.VERIFYING}
@@ -37,8 +37,15 @@ class Status:
             return None
         return self.progress.pending / rate
 
+    @property
+    def _leaves_previous(self) -> bool:
+        return self.keeps_previous and self.campaign.kind in MOVING
+
     def document(self) -> dict[str, Any]:
-        """Return the document of the command-line contract (DESIGN section 10)."""
+        """Return the document of the command-line contract (DESIGN section 10).
+
+        The counts of a plan are of its sample: `rewrapped` are blobs that would be.
+        """
         done, campaign = self.progress, self.campaign
         is_inventory = campaign.kind is Kind.INVENTORY
         return {
@@ -64,7 +71,7 @@ class Status:
             "forecast": None,
             "pace": None,
             "kms_requests": done.kms_requests,
-            "unsealed": done.counts[Outcome.REWRAPPED] if self.keeps_previous else 0,
+            "unsealed": done.counts[Outcome.REWRAPPED] if self._leaves_previous else 0,
             "pending_approvals": [],
             "started_at": _iso(campaign.started_at),
             "finished_at": _iso(campaign.finished_at),

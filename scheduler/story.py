@@ -22,31 +22,6 @@ from scheduler.desk import DONE, EXCEPTIONS
 
 _THREADS = 8
 
-CONFIGURATION = """\
-[store]
-url = "{store}"
-blob_suffix = ".blob"
-sidecar_suffix = ".blob.meta"
-legacy_default = "env:BLOB_KEY"
-legacy_content = "records-v1"
-
-[keys]
-primary = "hcvault://transit/{kek}"
-
-[keys.env.BLOB_KEY]
-encoding = "hex"
-scheme = "direct"
-
-[keys.env.BLOB_WRAP_KEY]
-encoding = "hex"
-scheme = "aes-gcm"
-
-[keys.vault."transit/{kek}"]
-address = "{address}"
-token_env = "BAO_TOKEN"
-"""
-"""What describes the demo's and the benchmark's blobs: `store`, `kek` and `address` go in."""
-
 
 @dataclass
 class Phase:

@@ -7,7 +7,7 @@ from ledger import progress
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
-from ledger.states import Kind, ShardState, State
+from ledger.states import MOVING, ShardState, State
 from scheduler.dispatch import HEARTBEAT
 
 _SILENT = timedelta(seconds=15)
@@ -59,6 +59,6 @@ def _silence(connection: Connection) -> str:
 def _after(campaign: Campaign) -> str | None:
     if campaign.state is State.COMPLETE_WITH_EXCEPTIONS:
         return f"rewrap blobs {campaign.id} --outcome quarantined"
-    if campaign.state is State.COMPLETE and campaign.kind in {Kind.MIGRATE, Kind.ROTATE}:
+    if campaign.state is State.COMPLETE and campaign.kind in MOVING:
         return "rewrap verify --sample 500"
     return None

@@ -1,7 +1,9 @@
 """Whether this worker sees the store that a campaign is about."""
 
 import secrets
+from functools import lru_cache
 
+from keywrap.conditions import require_conditional_writes
 from keywrap.layout import RESERVED
 from keywrap.stores import (
     AlreadyExistsError,
@@ -10,7 +12,7 @@ from keywrap.stores import (
     StoreUnavailableError,
 )
 from ledger import marks
-from ledger.states import Kind
+from ledger.states import MOVING
 from tasks.leases import Work
 
 MARK = f"{RESERVED}store-mark"
@@ -31,6 +33,7 @@ def require_store(work: Work) -> None:
 
     Raises:
         WrongStoreError: it is another store, or the mark is missing or another's.
+        UnconditionalStoreError: it ignores the conditions of writes, so nothing may be moved.
         StoreUnavailableError: the store did not answer.
     """
     runtime, campaign = work.runtime, work.lease.campaign
@@ -41,7 +44,7 @@ def require_store(work: Work) -> None:
         )
     with runtime.ledger.begin() as connection:
         known = marks.known(connection, runtime.store)
-    if known is None and campaign.kind in {Kind.MIGRATE, Kind.ROTATE}:
+    if known is None and campaign.kind in MOVING:
         found = _put_mark(runtime.reader.store)
         with runtime.ledger.begin() as connection:
             known = marks.learn(connection, runtime.store, found)
@@ -50,6 +53,14 @@ def require_store(work: Work) -> None:
             f"the store has not its mark {MARK}: is the right file system mounted? If the store "
             f"was made anew on purpose, write {known} into that file"
         )
+    if campaign.kind in MOVING:
+        _require_conditions(runtime.reader.store)
+
+
+@lru_cache(maxsize=1)
+def _require_conditions(store: Store) -> None:
+    """See once a process that the store refuses what it must; an error is not remembered."""
+    require_conditional_writes(store, MARK)
 
 
 def _read_mark(store: Store) -> str | None:

@@ -2,10 +2,10 @@
 
 from uuid import UUID
 
-from keywrap.rewrapping import Goal, Prove, Rewrapper, Selection
+from keywrap.rewrapping import Goal, Prove, Rewrapper
 from ledger import shards
 from ledger.campaigns import Campaign
-from ledger.states import Kind, ShardKind
+from ledger.states import MOVING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.runtime import Counts, Progress, Runtime
@@ -16,13 +16,30 @@ def goal_of(campaign: Campaign, *, keep_previous: bool) -> Goal:
     """Say what a campaign wants of each blob.
 
     Raises:
-        ValueError: the campaign moves nothing.
+        ValueError: the campaign moves nothing, whatever the kind of its shard says.
     """
+    if campaign.kind not in MOVING:
+        raise ValueError(f"a campaign of kind {campaign.kind} moves nothing")
+    return _goal(campaign, keep_previous=keep_previous)
+
+
+def planned_goal(plan: Campaign, *, keep_previous: bool) -> Goal:
+    """Say what the campaign that a plan plans for would want of each blob.
+
+    Raises:
+        ValueError: it is no plan.
+    """
+    if plan.kind is not Kind.PLAN:
+        raise ValueError(f"a campaign of kind {plan.kind} plans nothing")
+    return _goal(plan, keep_previous=keep_previous)
+
+
+def _goal(campaign: Campaign, *, keep_previous: bool) -> Goal:
     if campaign.target is None:
         raise ValueError(f"a campaign of kind {campaign.kind} has no target")
     return Goal(
         campaign.target,
-        Selection.LEGACY if campaign.kind is Kind.MIGRATE else Selection.MANAGED,
+        campaign.selection,
         campaign.prove or Prove.ALL,
         keep_previous=keep_previous,
     )
@@ -41,8 +58,8 @@ def rewrap_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
     """
 
     def body(work: Work) -> Counts:
-        require_store(work)
         goal = goal_of(work.lease.campaign, keep_previous=runtime.keep_previous)
+        require_store(work)
         rewrapper = Rewrapper(runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool)
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)

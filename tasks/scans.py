@@ -6,16 +6,16 @@ from itertools import islice
 from uuid import UUID
 
 from keywrap.keyring import KeyRing
-from keywrap.keys import KeyVersion
+from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.reading import GoneError, QuarantineError, Seen
-from keywrap.rewrapping import Goal, Selection
+from keywrap.rewrapping import Goal, selects
 from keywrap.scan import scan
 from keywrap.stores import StoreUnavailableError, SweepingStore
 from ledger import findings, shards
 from ledger.connection import Connection
 from ledger.findings import UNCUT, Finding
 from ledger.samples import SHARD_BLOBS
-from ledger.states import Kind, ShardKind
+from ledger.states import MOVING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.rewrap import goal_of
@@ -63,15 +63,17 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
 
 
 def _sweep(work: Work) -> None:
-    store = work.runtime.reader.store
-    if work.lease.part == 0 and isinstance(store, SweepingStore):
+    """Remove what crashes left; no other campaign than one that writes anyway touches the store."""
+    store, lease = work.runtime.reader.store, work.lease
+    moves = lease.campaign.kind in MOVING
+    if moves and lease.part == 0 and isinstance(store, SweepingStore):
         store.sweep(_LEFTOVERS_AFTER_S)
 
 
 def _record(connection: Connection, work: Work, chunk: list[Finding]) -> None:
     campaign = work.lease.campaign
     shard_no = UNCUT
-    if campaign.kind in {Kind.MIGRATE, Kind.ROTATE}:
+    if campaign.kind in MOVING:
         shard_no = shards.add(connection, campaign.id, ShardKind.REWRAP, total=len(chunk))
     elif campaign.kind is Kind.VERIFY and campaign.sample_size is None:
         shard_no = shards.add(connection, campaign.id, ShardKind.VERIFY, total=len(chunk))
@@ -113,8 +115,7 @@ def _is_late(finding: Finding, goal: Goal, keys: KeyRing) -> bool:
     version = finding.key_version
     if version is None:
         return True  # the rewrap says what is wrong with it
-    selected = version.is_legacy == (goal.selection is Selection.LEGACY)
-    return selected and not keys.reaches(version, goal.target)
+    return selects(goal.selection, version) and not keys.reaches(version, goal.target)
 
 
 def _look(work: Work) -> Iterator[list[Finding]]:
@@ -137,7 +138,9 @@ def _finding(work: Work, blob_id: str) -> Finding | None:
     except StoreUnavailableError as error:
         work.runtime.reader.store.check()  # the store as a whole is there: this object is not
         return Finding(blob_id, None, problem=error.reason_code)
-    return Finding(blob_id, seen.wrapped.key_version, _previous(seen))
+    return Finding(
+        blob_id, seen.wrapped.key_version, _previous(seen), wrap_bytes=_wrap_bytes(seen.wrapped)
+    )
 
 
 def _indexable(blob_id: str) -> str:
@@ -147,6 +150,11 @@ def _indexable(blob_id: str) -> str:
         return blob_id
     head = raw[:_INDEXABLE_BYTES].decode("utf-8", "ignore")
     return f"{head}~{hashlib.sha256(raw).hexdigest()}"
+
+
+def _wrap_bytes(wrapped: WrappedKey) -> int | None:
+    # A key of the environment does not say how it wraps; the length leaves a few schemes.
+    return len(wrapped.ciphertext) if wrapped.key_version.provider == "env" else None
 
 
 def _previous(seen: Seen) -> KeyVersion | None:

@@ -1,26 +1,29 @@
 """Opening the blobs of one shard, content and all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from keywrap.kms import KmsError, ProofFailedError
 from keywrap.reading import GoneError, QuarantineError
-from keywrap.rewrapping import Outcome, Report, Result
+from keywrap.rewrapping import Outcome, Report, Result, Rewrapper
 from keywrap.stores import StoreUnavailableError
 from keywrap.verifying import Verifier
 from ledger import shards
-from ledger.states import Kind, ShardKind
+from ledger.campaigns import Campaign
+from ledger.states import OPENING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
+from tasks.rewrap import planned_goal
 from tasks.runtime import Counts, Progress, Runtime
 from tasks.tally import Tally
 
 
 def verify_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts:
-    """Open the blobs of a shard.
+    """Open the blobs of a shard. Changes nothing.
 
-    In a verify campaign each blob gets its outcome: `current` where it opens. In any other the
-    blobs are the sample that proves its wraps, and one that does not open stops the campaign.
+    In a verify campaign each blob gets its outcome: `current` where it opens; in a plan, the one
+    that it would have in the campaign. In any other the blobs are the sample that proves its
+    wraps, and one that does not open stops the campaign.
 
     Args:
         runtime: what the task may use.
@@ -33,19 +36,24 @@ def verify_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
 
     def body(work: Work) -> Counts:
         require_store(work)
-        verifier = Verifier(runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool)
-        is_proof = work.lease.campaign.kind is not Kind.VERIFY
-        seen_by_person = work.lease.campaign.gates_passed
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)
-
-        def engine(ids: Sequence[str]) -> Report:
-            report = verifier.verify(ids)
-            return _as_proof(report, verifier, seen_by_person) if is_proof else report
-
-        return Tally(work, progress, outcomes=not is_proof).run(blob_ids, engine)
+        records = work.lease.campaign.kind in OPENING
+        engine = _engine(runtime, work.lease.campaign)
+        return Tally(work, progress, outcomes=records).run(blob_ids, engine)
 
     return under_lease(runtime, shard_id, ShardKind.VERIFY, body)
+
+
+def _engine(runtime: Runtime, campaign: Campaign) -> Callable[[Sequence[str]], Report]:
+    means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
+    if campaign.kind is Kind.PLAN:
+        goal = planned_goal(campaign, keep_previous=runtime.keep_previous)
+        return lambda blob_ids: Rewrapper(*means).dry_run(blob_ids, goal)
+    verifier = Verifier(*means)
+    if campaign.kind is Kind.VERIFY:
+        return verifier.verify
+    return lambda blob_ids: _as_proof(verifier.verify(blob_ids), verifier, campaign.gates_passed)
 
 
 def _as_proof(report: Report, verifier: Verifier, seen_by_person: bool) -> Report:  # noqa: FBT001

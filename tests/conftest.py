@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.servers", "tests.ledgers", "tests.nodes"]
+pytest_plugins = ["tests.servers", "tests.ledgers", "tests.nodes", "tests.clouds"]
 
 UNIT = Path(__file__).parent / "unit"
 

@@ -95,7 +95,63 @@ class PlainFiles:
             file.write(data)
 
 
-class Site:
+class Premises:
+    """A folder with a configuration, and what an operator there would type.
+
+    Args:
+        directory: everything lies below it; made if it is not there.
+        config: the configuration.
+        secrets: the environment variables that it names.
+    """
+
+    def __init__(self, directory: Path, config: str, secrets: Mapping[str, str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.state = directory / ".rewrap-state"
+        self.config = directory / "rewrap.toml"
+        self.config.write_text(config)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "LC_ALL": "C.UTF-8",
+            "REWRAP_CONFIG": str(self.config),
+            **secrets,
+        }
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        """Type a command and do not wait for its end."""
+        return subprocess.Popen(
+            command(*arguments),
+            env=self.environment | environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def rewrap(self, *arguments: str, timeout_s: float = 90, **environment: str) -> Ran:
+        """Type a command, without a terminal, and wait for its end."""
+        environment = self.environment | environment
+        return Ran(*terminal().run(arguments, environment, self.directory, timeout_s))
+
+    def ask(self, *arguments: str) -> Any:
+        """Type a reading command; return its JSON document."""
+        ran = self.rewrap(*arguments, "--json")
+        assert ran.code == 0, ran
+        return ran.document
+
+    def campaign(self, *arguments: str) -> int:
+        """Open a campaign; return its id."""
+        ran = self.rewrap("start", *arguments, "--yes")
+        assert ran.code == 0, ran
+        return campaign_in(ran.out)
+
+
+class Site(Premises):
     """Where a test's blobs lie, and what an operator there would type.
 
     Args:
@@ -119,39 +175,26 @@ class Site:
         token: str = 'token_env = "BAO_TOKEN"',
         legacy_default: str = 'legacy_default = "env:BLOB_KEY"\n',
     ) -> None:
-        self.directory = directory
         self.store = directory / "blobs"
         self.store.mkdir(parents=True)
-        self.state = directory / ".rewrap-state"
         self.bao = bao
         self.kek = kek
         self.flower_port = free_port()
-        self.config = directory / "rewrap.toml"
-        self.config.write_text(
-            CONFIG.format(
-                store=self.store.as_uri(),
-                kek=kek,
-                address=address or bao.address,
-                token=token,
-                legacy_default=legacy_default,
-                batch=batch,
-                port=self.flower_port,
-            )
+        config = CONFIG.format(
+            store=self.store.as_uri(),
+            kek=kek,
+            address=address or bao.address,
+            token=token,
+            legacy_default=legacy_default,
+            batch=batch,
+            port=self.flower_port,
         )
         self.secrets = {
             "BLOB_KEY": secrets.token_hex(32),
             "BLOB_WRAP_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
             "BAO_TOKEN": bao.token,
         }
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(directory),
-            "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "LC_ALL": "C.UTF-8",
-            "REWRAP_CONFIG": str(self.config),
-            **self.secrets,
-        }
+        super().__init__(directory, config, self.secrets)
         self._legacy = self._maker()
 
     def _maker(self) -> LegacyBlobs:
@@ -230,36 +273,6 @@ class Site:
                 digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 found[str(path)] = (status.st_ino, status.st_mtime_ns, digest)
         return found
-
-    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
-        """Type a command and do not wait for its end."""
-        return subprocess.Popen(
-            command(*arguments),
-            env=self.environment | environment,
-            cwd=self.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def rewrap(self, *arguments: str, timeout_s: float = 90, **environment: str) -> Ran:
-        """Type a command, without a terminal, and wait for its end."""
-        environment = self.environment | environment
-        return Ran(*terminal().run(arguments, environment, self.directory, timeout_s))
-
-    def ask(self, *arguments: str) -> Any:
-        """Type a reading command; return its JSON document."""
-        ran = self.rewrap(*arguments, "--json")
-        assert ran.code == 0, ran
-        return ran.document
-
-    def campaign(self, *arguments: str) -> int:
-        """Open a campaign; return its id."""
-        ran = self.rewrap("start", *arguments, "--yes")
-        assert ran.code == 0, ran
-        return campaign_in(ran.out)
 
 
 @functools.cache

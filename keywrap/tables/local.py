@@ -18,7 +18,7 @@ class LocalKeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A KEK kept in a file: `[keys.local.NAME]`.
 
     Attributes:
-        file: the key file, an absolute path; one that `create_key_file` made.
+        file: the key file, an absolute path; one that `rewrap create-kek` makes.
     """
 
     file: str
@@ -59,18 +59,15 @@ def open_provider(
     # Its locks are of Unix; on Windows, who lists no such key needs none.
     from keywrap.providers.local import LocalKeyProvider  # noqa: PLC0415
 
-    path = tables[name].file
-    provider = LocalKeyProvider(name, Path(path))
+    provider = LocalKeyProvider(name, Path(tables[name].file))
     try:
         provider.current_version()
     except KmsError as error:
-        create = (
-            "python -c 'from keywrap.providers.local import create_key_file; "
-            f'create_key_file("{path}", "{name}")\''
-        )
         is_missing = error.reason_code == "key_file_missing"
         raise ConfigError(
-            f"{_place(name)} file", str(error), next_command=create if is_missing else ""
+            f"{_place(name)} file",
+            str(error),
+            next_command=f"rewrap create-kek {PREFIX}{name}" if is_missing else "",
         ) from error
     return provider
 

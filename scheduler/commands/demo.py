@@ -16,12 +16,10 @@ import click
 
 from embedded.launching import end_with_parent
 from embedded.openbao import OpenBao
-from keywrap.config import open_keys, open_reader
-from keywrap.providers.env import EnvKeyProvider
-from keywrap.testing.legacy import LegacyBlobs
-from scheduler.desk import REFUSED, UNREACHABLE, DeskError
-from scheduler.story import CONFIGURATION, Story
-from workers.settings import load
+from scheduler import staging
+from scheduler.desk import REFUSED, UNREACHABLE, USAGE, DeskError
+from scheduler.staging import Place
+from scheduler.story import Story
 
 _ROOT = Path(__file__).parent.parent.parent
 _KEK = "blob-kek"
@@ -32,13 +30,34 @@ _SAMPLE = 500
 @click.command()
 @click.option("--blobs", default=5000, show_default=True, type=click.IntRange(min=1))
 @click.option(
+    "--store",
+    default="file",
+    show_default=True,
+    type=click.Choice(["file", "s3"]),
+    help="Where the blobs lie: a folder, or S3 (in memory, if no endpoint is given).",
+)
+@click.option(
+    "--s3-endpoint",
+    "endpoint",
+    default="",
+    metavar="URL",
+    help="An S3-compatible service; credentials come from AWS_ACCESS_KEY_ID and its secret.",
+)
+@click.option(
+    "--s3-bucket",
+    "bucket",
+    default="rewrap-demo",
+    show_default=True,
+    help="The bucket; it must be there. A new prefix in it is used, and left.",
+)
+@click.option(
     "--dir",
     "directory",
     type=click.Path(path_type=Path),
     metavar="D",
     help="Where to keep it all [default: a temporary directory, removed at the end].",
 )
-def demo(blobs: int, directory: Path | None) -> int:
+def demo(blobs: int, directory: Path | None, store: str, endpoint: str, bucket: str) -> int:
     """Run the whole story on embedded PostgreSQL, Redis and OpenBao.
 
     Makes legacy blobs, migrates them to OpenBao Transit through Celery workers, rotates the KEK,
@@ -56,17 +75,43 @@ def demo(blobs: int, directory: Path | None) -> int:
     place = directory or Path(tempfile.mkdtemp(prefix="rewrap-demo-"))
     place.mkdir(parents=True, exist_ok=True)
     try:
-        return _play(place.resolve(), blobs)
+        with _store(store, place.resolve(), endpoint, bucket) as lies:
+            return _play(place.resolve(), lies, blobs)
     finally:
         if directory is None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _play(place: Path, count: int) -> int:
+@contextmanager
+def _store(kind: str, place: Path, endpoint: str, bucket: str) -> Iterator[Place]:
+    """Say where the blobs lie: in a folder, in S3 in memory, or in a service that is there."""
+    if kind == "file":
+        yield staging.files(place / "blobs")
+    elif endpoint:
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        if missing := [name for name in names if not os.environ.get(name)]:
+            raise DeskError(
+                f"{' and '.join(missing)} must be set for {endpoint}; nothing was changed",
+                exit_code=USAGE,
+                reason_code="no_credentials",
+            )
+        credentials = {name: os.environ[name] for name in names}
+        yield staging.bucket(bucket, endpoint, credentials, f"demo-{secrets.token_hex(4)}")
+    else:
+        with staging.aws_server(bucket) as server:
+            click.echo(f"S3 is in memory, at {server.address}")
+            yield staging.bucket(bucket, server.address, staging.made_up_credentials())
+
+
+def _play(place: Path, store: Place, count: int) -> int:
     bao = OpenBao.start(place / "openbao", supervised=True)
     try:
-        bao.create_transit_key(_KEK)
-        story = _prepare(place, bao, count)
+        environment = {"PYTHONPATH": str(_ROOT)}
+        kek = staging.transit_key(bao, _KEK)
+        staged = staging.stage(place / "rewrap.toml", store, kek, environment)
+        story = Story(
+            place, staged.environment, staged.keys, staged.legacy, staged.legacy.ids(count)
+        )
         story.make_blobs()
         with _up(story) as url:
             click.echo(url)
@@ -78,6 +123,7 @@ def _play(place: Path, count: int) -> int:
 
 def _tell(story: Story) -> None:
     story.say("inventory")
+    story.say("plan migrate")
     story.say("start migrate --yes --wait")
     story.note("migrate")
     story.check("decrypt all")
@@ -88,30 +134,6 @@ def _tell(story: Story) -> None:
     story.say("inventory")
     if story.keys.primary is not None:
         story.check_census(story.keys.primary.current_version())
-
-
-def _prepare(place: Path, bao: OpenBao, count: int) -> Story:
-    (place / "blobs").mkdir()
-    config = place / "rewrap.toml"
-    store = (place / "blobs").as_uri()
-    config.write_text(
-        CONFIGURATION.format(store=store, kek=_KEK, address=bao.address), encoding="utf-8"
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(_ROOT),
-        "REWRAP_CONFIG": str(config),
-        "BLOB_KEY": secrets.token_hex(32),
-        "BLOB_WRAP_KEY": secrets.token_hex(24),
-        "BAO_TOKEN": bao.token,
-    }
-    settings = load(str(config), environment)
-    keys, reader = open_keys(settings.keywrap, environment), open_reader(settings.keywrap)
-    direct, wrapping = keys.provider("env:BLOB_KEY"), keys.provider("env:BLOB_WRAP_KEY")
-    if not isinstance(direct, EnvKeyProvider) or not isinstance(wrapping, EnvKeyProvider):
-        raise TypeError("the demo's legacy keys are kept in the environment")
-    legacy = LegacyBlobs(reader, direct, wrapping, seed=secrets.token_hex(8))
-    return Story(place, environment, keys, legacy, legacy.ids(count))
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from ledger import campaigns, findings
 from ledger.campaigns import Request
 from ledger.findings import Finding
 from ledger.states import Kind
-from scheduler import showing
+from scheduler import schemes, showing
 from scheduler.commands.reading import as_json, status_of
 from scheduler.commands.starting import outcome_of, prefix
 from scheduler.desk import Desk, operator
 
-_FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem")
+_FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem", "wrap_bytes")
 
 
 @click.command()
@@ -34,7 +34,8 @@ _FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem")
 def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) -> int:
     """Scan the store and count who wraps what, by provider, key and version.
 
-    Reads sidecars only; opens no key and changes nothing.
+    Reads sidecars only; opens no key and changes nothing. For keys of the environment it says
+    which schemes the lengths of their wraps allow.
 
     Example: rewrap inventory --export blobs.csv
     """
@@ -56,13 +57,17 @@ def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) ->
         lines = findings.census(connection, campaign_id)
         if export:
             count = write(export, findings.listing(connection, campaign_id))
+    shapes = schemes.shapes(lines, desk.settings.keywrap.keys.env)
     if as_json:
         showing.document(
             {"campaign": campaign_id, "scanned": end.progress.scanned}
             | {"by_key": [asdict(line) for line in lines]}
+            | {"schemes": [shape.document() for shape in shapes]}
         )
         return outcome_of(end)
     showing.census(lines)
+    for line in schemes.lines(shapes):
+        click.echo(line)
     if export:
         click.echo(f"{count:,} blobs written to {export}")
     if any(line.provider in LEGACY_PROVIDERS for line in lines):
@@ -103,4 +108,5 @@ def _row(finding: Finding) -> dict[str, str]:
         "key_id": str(version or ""),
         "previous_key_id": str(finding.previous or ""),
         "problem": finding.problem or "",
+        "wrap_bytes": "" if finding.wrap_bytes is None else str(finding.wrap_bytes),
     }

@@ -3,15 +3,21 @@
 import click
 
 from keywrap.keys import KeyVersion
-from keywrap.kms import KeyProvider, VersionCreator
-from keywrap.rewrapping import Prove
+from keywrap.kms import DeniedError, KeyProvider, UnavailableError, VersionCreator
 from ledger import campaigns, rotations
 from ledger.campaigns import Request
+from ledger.connection import Connection
+from ledger.rotations import Rotation
 from ledger.states import Kind
 from scheduler.commands.starting import confirm, follow, wait, yes
-from scheduler.desk import DONE, USAGE, Desk, DeskError, operator
+from scheduler.desk import DONE, REFUSED, UNREACHABLE, USAGE, Desk, DeskError, operator
+from scheduler.proofs import Proof, default_proof
 
-_SAMPLE = 0.01
+NOT_SEEN = "rotation_not_seen"
+"""The KMS was asked for a new version, and does not show one yet."""
+
+LIMIT = "rotation_limit"
+"""The KEK was rotated as often as its KMS allows."""
 
 
 @click.command("rotate-kek")
@@ -29,20 +35,32 @@ def rotate_kek(desk: Desk, key: str | None, *, yes: bool, wait: bool) -> int:
     """
     provider = desk.kek(key)
     current = provider.current_version()
+    proof = default_proof(Kind.ROTATE, provider)
     desk.ledger  # noqa: B018 - unreachable is said before the question
-    confirm(lambda: _show_plan(current), yes=yes)
-    campaign_id = _rotate(desk, provider, current)
+    confirm(lambda: _show_plan(current, proof), yes=yes)
+    campaign_id = rotate(desk, provider, current, proof)
     click.echo(f"next: rewrap status {campaign_id} --watch")
     return follow(desk, campaign_id) if wait else DONE
 
 
-def _show_plan(current: KeyVersion) -> None:
+def _show_plan(current: KeyVersion, proof: Proof) -> None:
     click.echo(f"rotate-kek: a new version of {current.key}, after {current.version}")
     click.echo("  then every managed wrap of another version or key is rewrapped to it")
+    click.echo(f"  prove  {proof.sentence()}")
     click.echo("  the old version stays enabled: it is retired apart, when nothing needs it")
 
 
-def _rotate(desk: Desk, provider: KeyProvider, current: KeyVersion) -> int:
+def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof) -> int:
+    """Take a rotation to its open campaign, from wherever an earlier run of it stopped.
+
+    Returns:
+        The id of the campaign that moves the wraps.
+
+    Raises:
+        DeskError: the KEK cannot be given a version from here, or its KMS does not show it yet.
+        KmsError: the KMS refuses or does not answer.
+        RequestRefusedError: another open campaign moves some of the same blobs.
+    """
     if not isinstance(provider, VersionCreator):
         raise DeskError(
             f"{provider.key} cannot be given a new version from here; nothing was changed",
@@ -52,31 +70,88 @@ def _rotate(desk: Desk, provider: KeyProvider, current: KeyVersion) -> int:
         )
     with desk.ledger.begin() as connection:
         rotations.close_finished(connection)
-        rotation = rotations.begin(connection, current)
+        if rotations.begin(connection, current).campaign_id is None:
+            campaigns.refuse_overlap(connection, prefix="")  # before a version is made for nothing
+    _mint(desk, provider, current)
     with desk.ledger.begin() as connection:
-        rotation = rotations.begin(connection, current)  # and its row is locked until the end
+        rotation = rotations.begin(connection, current)
         if rotation.campaign_id is not None:
             click.echo(f"{rotation.new} is being rolled out by campaign {rotation.campaign_id}")
             return rotation.campaign_id
-        campaigns.refuse_overlap(connection, prefix="")  # before a version is made for nothing
-        new = rotation.new
-        if new is None:
-            # Cut off between the KMS's answer and our note of it, the version is there already.
-            made = provider.current_version()
-            new = made if made != rotation.base else provider.create_version()
-            rotations.minted(connection, rotation, new)
-            click.echo(f"took up {new}" if new == made else f"created {new}")
-        campaign_id = campaigns.request(
-            connection,
-            Request(
-                Kind.ROTATE,
-                operator(),
-                target=new,
-                prove=Prove.SAMPLE,
-                sample=_SAMPLE,
-                store=desk.settings.keywrap.store.place,
-            ),
-        )
-        rotations.opened(connection, rotation, campaign_id)
+        campaign_id = _open(connection, desk, rotation, proof)
     click.echo(f"campaign {campaign_id} ({Kind.ROTATE})")
+    return campaign_id
+
+
+def _mint(desk: Desk, provider: KeyProvider, current: KeyVersion) -> None:
+    """See that the KMS makes the rotation's version, once, and note it.
+
+    Nobody else rotates this KEK meanwhile, and what is learnt is committed before an error is
+    raised: that the KMS may have begun, or that it rotates this KEK no more.
+    """
+    with desk.ledger.begin() as connection:
+        rotation = rotations.begin(connection, current)
+        error = None if rotation.new else _ask_kms(connection, provider, rotation)
+    if error is None:
+        return
+    if error.reason_code == NOT_SEEN:
+        raise DeskError(
+            f"{provider.key}: the KMS was asked to rotate and does not show the new version yet; "
+            "run this again in a minute: it goes on with that version and asks for no second",
+            exit_code=UNREACHABLE,
+            reason_code=NOT_SEEN,
+            next_command="rewrap rotate-kek",
+        ) from error
+    if error.reason_code == LIMIT:
+        raise DeskError(
+            f"{error}; nothing was changed",
+            exit_code=REFUSED,
+            reason_code=LIMIT,
+            next_command="list a new key in [keys], then: rewrap start rotate --to KEY",
+        ) from error
+    raise error
+
+
+def _ask_kms(
+    connection: Connection, provider: KeyProvider, rotation: Rotation
+) -> UnavailableError | DeniedError | None:
+    made = provider.current_version()
+    if made != rotation.base:
+        # Cut off between the KMS's answer and our note of it, or slow: the version is there.
+        rotations.minted(connection, rotation, made)
+        click.echo(f"took up {made}")
+        return None
+    if rotation.is_begun:
+        return UnavailableError("not seen yet", key=provider.key, reason_code=NOT_SEEN)
+    assert isinstance(provider, VersionCreator)  # noqa: S101 - `rotate` has looked
+    try:
+        new = provider.create_version()
+    except DeniedError as error:
+        if error.reason_code != LIMIT:
+            raise  # it may have come after the rotation began: its base is kept
+        rotations.forget(connection, rotation)
+        return error
+    except UnavailableError as error:
+        if error.reason_code != NOT_SEEN:
+            raise
+        rotations.begun(connection, rotation)
+        return error
+    rotations.minted(connection, rotation, new)
+    click.echo(f"created {new}")
+    return None
+
+
+def _open(connection: Connection, desk: Desk, rotation: Rotation, proof: Proof) -> int:
+    campaign_id = campaigns.request(
+        connection,
+        Request(
+            Kind.ROTATE,
+            operator(),
+            target=rotation.new,
+            prove=proof.prove,
+            sample=proof.sample,
+            store=desk.settings.keywrap.store.place,
+        ),
+    )
+    rotations.opened(connection, rotation, campaign_id)
     return campaign_id

@@ -5,13 +5,14 @@ from collections.abc import Callable
 
 import click
 
-from keywrap.rewrapping import Prove
 from ledger import campaigns
-from ledger.campaigns import MIN_SAMPLE, Request
-from ledger.states import Kind, State
+from ledger.campaigns import Request
+from ledger.states import MOVING, Kind, State
 from scheduler import showing
 from scheduler.commands.reading import as_json, status_of
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, USAGE, Desk, DeskError, operator
+from scheduler.proofs import Proof, ProveType
+from scheduler.proposals import Proposal, propose
 from scheduler.status import Status
 
 yes = click.option("--yes", is_flag=True, help="Go ahead without asking.")
@@ -29,30 +30,6 @@ def _unicode(_context: click.Context, _param: click.Parameter, value: str) -> st
 prefix = click.option(
     "--prefix", default="", metavar="P", callback=_unicode, help="Only blobs whose id starts so."
 )
-
-_DEFAULT_SAMPLE = 0.01
-
-
-class ProveType(click.ParamType[tuple[Prove, float | None]]):
-    """`all`, `content`, or `sample:P` with P the percentage of blobs to open."""
-
-    name = "all|sample:P|content"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Prove, float | None]:
-        """Read the option's value."""
-        text = str(value)
-        if text in {Prove.ALL, Prove.CONTENT}:
-            return Prove(text), None
-        mode, _, percent = text.partition(":")
-        try:
-            fraction = float(percent.removesuffix("%")) / 100
-        except ValueError:
-            fraction = -1.0
-        if mode != Prove.SAMPLE or not 0 <= fraction <= 1:
-            self.fail("expected all, content, or sample:P with P from 0 to 100", param, ctx)
-        return Prove.SAMPLE, fraction
 
 
 def outcome_of(status: Status) -> int:
@@ -84,11 +61,20 @@ def confirm(plan: Callable[[], None], *, yes: bool) -> None:
         )
 
 
+kind = click.argument("kind", type=click.Choice([kind.value for kind in MOVING]))
+to = click.option(
+    "--to", "key", metavar="KEY", help="The KEK to wrap under [default: the primary]."
+)
+prove = click.option(
+    "--prove", type=ProveType(), help="How new wraps are proved before they are used."
+)
+
+
 @click.command()
-@click.argument("kind", type=click.Choice([Kind.MIGRATE.value, Kind.ROTATE.value]))
+@kind
 @prefix
-@click.option("--to", "key", metavar="KEY", help="The KEK to wrap under [default: the primary].")
-@click.option("--prove", type=ProveType(), help="How new wraps are proved before they are used.")
+@to
+@prove
 @yes
 @wait
 @click.pass_obj
@@ -97,7 +83,7 @@ def start(
     kind: str,
     prefix: str,
     key: str | None,
-    prove: tuple[Prove, float | None] | None,
+    prove: Proof | None,
     *,
     yes: bool,
     wait: bool,
@@ -108,27 +94,18 @@ def start(
 
     Example: rewrap start migrate --wait
     """
-    how, fraction = prove or _default_proof(Kind(kind))
-    target = desk.kek(key).current_version()
-    request = Request(
-        kind=Kind(kind),
-        requested_by=operator(),
-        prefix=prefix,
-        target=target,
-        prove=how,
-        sample=fraction,
-        store=desk.settings.keywrap.store.place,
-    )
+    proposal = propose(desk, Kind(kind), prefix, key, prove)
     desk.ledger  # noqa: B018 - unreachable is said before the question
-    confirm(lambda: _show_plan(desk, request), yes=yes)
-    campaign_id = open_campaign(desk, request)
+    confirm(lambda: _show(proposal), yes=yes)
+    campaign_id = open_campaign(desk, proposal.request())
     return follow(desk, campaign_id) if wait else DONE
 
 
-def _default_proof(kind: Kind) -> tuple[Prove, float | None]:
-    # A legacy key shows the data key to the worker anyway, so all is proved. A rotation leaves it
-    # in the KMS, and a sample is opened by the verifying task.
-    return (Prove.ALL, None) if kind is Kind.MIGRATE else (Prove.SAMPLE, _DEFAULT_SAMPLE)
+def _show(proposal: Proposal) -> None:
+    for line in proposal.lines():
+        click.echo(line)
+    for note in proposal.notes():
+        click.echo(f"  note   {note}")
 
 
 def open_campaign(desk: Desk, request: Request) -> int:
@@ -153,33 +130,6 @@ def follow(desk: Desk, campaign_id: int) -> int:
         raise
     showing.status(end)
     return outcome_of(end)
-
-
-def _show_plan(desk: Desk, request: Request) -> None:
-    store = desk.settings.keywrap.store
-    which = "legacy wraps (dpapi, env)" if request.kind is Kind.MIGRATE else "managed wraps"
-    only = f", ids that start with {showing.plain(request.prefix)!r}" if request.prefix else ""
-    click.echo(f"{request.kind}: {which} of {store.url}{only}")
-    click.echo(f"  to     {request.target}")
-    if request.prove is Prove.SAMPLE:
-        part = f"{(request.sample or 0) * 100:g}% and never under {MIN_SAMPLE}"
-        click.echo(f"  prove  sample: {part} are opened; the others by key and version")
-    else:
-        click.echo(f"  prove  {request.prove}: each new wrap is opened and compared before use")
-    kept = "stays beside the new one" if store.keep_previous else "is dropped"
-    click.echo(f"  undo   the old wrap {kept}")
-    if request.kind is Kind.MIGRATE and _is_direct(desk):
-        click.echo(
-            f"  note   {store.legacy_default} is itself the data key of every blob that names no"
-            " key: it still opens them afterwards. Only re-encrypting them with keys of their own"
-            " changes that."
-        )
-
-
-def _is_direct(desk: Desk) -> bool:
-    name = desk.settings.keywrap.store.legacy_default.partition(":")[2]
-    listed = desk.settings.keywrap.keys.env.get(name)
-    return listed is not None and listed.scheme == "direct"
 
 
 @click.command()

@@ -70,6 +70,9 @@ def test_every_check_of_the_code_is_in_the_database(desk: Desk) -> None:
     [
         "UPDATE campaign SET state = 'nowhere'",
         "UPDATE campaign SET kind = 'nothing'",
+        "UPDATE campaign SET kind = 'plan'",
+        "UPDATE campaign SET plan_of = 'migrate'",
+        "UPDATE campaign SET kind = 'plan', plan_of = 'verify'",
         "INSERT INTO shard (campaign_id, kind, queue, state) VALUES (1, 'rewrap', 'q', 'lost')",
         "INSERT INTO shard (campaign_id, kind, queue, state) VALUES (1, 'dance', 'q', 'done')",
         "INSERT INTO outcome (campaign_id, shard_no, blob_id, outcome) VALUES (1, 1, 'a', 'fine')",
@@ -203,6 +206,7 @@ def test_two_open_campaigns_never_move_the_same_blobs(
     assert refused.value.reason_code == "already_open"
     assert refused.value.next_command == f"rewrap status {first}"
     desk.campaign(Kind.INVENTORY, prefix=other)  # moves nothing
+    desk.campaign(Kind.PLAN, prefix=other, plan_of=Kind.ROTATE)  # nor does this
     desk.force(first, State.COMPLETE)
     desk.campaign(Kind.ROTATE, prefix=other)
 
@@ -243,6 +247,27 @@ def test_a_request_reads_back_as_it_was_asked(desk: Desk) -> None:
         campaign.sample_size,
     )
     assert got == asked
+
+
+def test_the_newest_finished_campaigns_are_of_one_kind_and_store(desk: Desk) -> None:
+    ids = {}
+    for number, (kind, store, state) in enumerate(
+        [
+            (Kind.MIGRATE, "here", State.COMPLETE),
+            (Kind.MIGRATE, "here", State.COMPLETE_WITH_EXCEPTIONS),
+            (Kind.MIGRATE, "here", State.CANCELLED),
+            (Kind.MIGRATE, "there", State.COMPLETE),
+            (Kind.ROTATE, "here", State.COMPLETE),
+            (Kind.MIGRATE, "here", State.RUNNING),
+        ]
+    ):
+        ids[number] = desk.campaign(kind, store=store)
+        desk.force(ids[number], state)
+        desk.run("UPDATE campaign SET finished_at = clock_timestamp() WHERE id = :i", i=ids[number])
+    with desk.ledger.begin() as connection:
+        found = campaigns.newest_finished(connection, Kind.MIGRATE, "here")
+        assert [c.id for c in found] == [ids[1], ids[0]]
+        assert len(campaigns.newest_finished(connection, Kind.MIGRATE, "here", limit=1)) == 1
 
 
 def test_each_campaign_has_partitions_of_its_own(desk: Desk) -> None:

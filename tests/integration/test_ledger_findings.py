@@ -82,10 +82,31 @@ def test_the_census_counts_keys_problems_and_what_previous_needs(desk: Desk, cam
     ]
 
 
+def test_the_census_counts_the_lengths_of_wraps_that_were_recorded(
+    desk: Desk, campaign: int
+) -> None:
+    other = KeyVersion("env:OTHER")
+    _add(
+        desk,
+        campaign,
+        *(Finding(f"a{n}", LEGACY, wrap_bytes=60) for n in range(3)),
+        Finding("b", LEGACY, wrap_bytes=40, previous=other),
+        Finding("c", TARGET, previous=LEGACY),
+        Finding("d", other, wrap_bytes=0),
+    )
+    with desk.ledger.begin() as connection:
+        census = {line.key: line for line in findings.census(connection, campaign)}
+    assert len(census) == 3, "one line for a key, however many lengths it has"
+    assert census[LEGACY.key].wrap_bytes == {40: 1, 60: 3}
+    assert (census[LEGACY.key].blobs, census[LEGACY.key].previous) == (4, 1)
+    assert census[TARGET.key].wrap_bytes == {}
+    assert census["env:OTHER"].wrap_bytes == {0: 1}
+
+
 def test_the_listing_is_what_was_found_in_the_order_of_bytes(desk: Desk, campaign: int) -> None:
     found = [
         Finding("B", TARGET, previous=LEGACY),
-        Finding("a'%s", LEGACY),
+        Finding("a'%s", LEGACY, wrap_bytes=6144),
         Finding("b", None, problem="sidecar_empty"),
         Finding("é", NEWER),
     ]

@@ -26,24 +26,28 @@ class OverwritingStore(MemoryStore):
         self._objects[name] = data
 
 
-def test_a_store_that_compares_passes_and_keeps_nothing_of_the_probe(tmp_path: Path) -> None:
+def test_a_store_that_compares_passes_and_its_object_stays_as_it_is(tmp_path: Path) -> None:
     stores: list[Store] = [MemoryStore(), FileStore(tmp_path)]
     for store in stores:
-        require_conditional_writes(store)
-        assert list(store.names(".rewrap/")) == []
+        store.create("mark", b"as it is")
+        before = store.read("mark")
+        require_conditional_writes(store, "mark")
+        assert store.read("mark") == before
 
 
 @pytest.mark.parametrize(("creates", "replaces"), [(True, False), (False, True), (True, True)])
 def test_a_store_that_ignores_a_condition_is_refused(*, creates: bool, replaces: bool) -> None:
     store = OverwritingStore(creates=creates, replaces=replaces)
+    store.create("mark", b"as it is")
     with pytest.raises(UnconditionalStoreError, match="ignores If-"):
-        require_conditional_writes(store)
-    assert store._objects == {}
+        require_conditional_writes(store, "mark")
+    assert store.read("mark").data == b"as it is"
 
 
 def test_a_store_that_is_away_is_not_called_unsafe() -> None:
     store = MemoryStore()
+    store.create("mark", b"as it is")
     store.fail_next("create", StoreUnavailableError("away"))
     with pytest.raises(StoreUnavailableError) as away:
-        require_conditional_writes(store)
+        require_conditional_writes(store, "mark")
     assert not isinstance(away.value, UnconditionalStoreError)

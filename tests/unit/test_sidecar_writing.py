@@ -201,3 +201,10 @@ def test_what_only_begins_like_a_token_is_refused(text: str) -> None:
     with pytest.raises(BadSidecarError) as refused:
         Sidecar.parse(json.dumps({"key_id": "env:OLD", "wrapped_dek": text}).encode())
     assert refused.value.reason_code == "wrapped_dek_not_base64"
+
+
+@pytest.mark.parametrize("name", ["KEY_ID", "Key_Id", "Wrapped_DEK", "DEK_version", "Previous"])
+def test_a_field_that_some_reader_would_take_for_one_of_the_wraps_is_refused(name: str) -> None:
+    with pytest.raises(BadSidecarError) as refused:
+        Sidecar.parse(json.dumps(FULL | {name: "env:OTHER"}).encode())
+    assert refused.value.reason_code == "sidecar_ambiguous"

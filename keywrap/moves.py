@@ -1,0 +1,150 @@
+"""One blob on its way through a rewrap: what is wanted of it, and what it came to."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from keywrap.datakey import DataKey
+from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.kms import Context, KmsError, ProofFailedError
+from keywrap.reading import Seen
+from keywrap.stores import StoreUnavailableError
+
+READS = 3
+"""How often a blob is read anew after another writer won, before it is called a conflict."""
+
+
+class Outcome(StrEnum):
+    """What happened to one blob in one campaign."""
+
+    REWRAPPED = "rewrapped"
+    CURRENT = "current"  # already at the target
+    EXCLUDED = "excluded"  # outside the selection, by rule
+    CONFLICT = "conflict"  # a writer changed it, and it is still not at the target
+    GONE = "gone"  # deleted meanwhile
+    QUARANTINED = "quarantined"  # cannot be opened or parsed: a person must look
+    FAILED = "failed"  # unavailable until attempts ran out
+
+
+class Selection(StrEnum):
+    """Which wraps a campaign moves."""
+
+    LEGACY = "legacy"  # migrate: away from DPAPI and the environment
+    MANAGED = "managed"  # rotate: from one managed KEK version to another
+
+
+def selects(selection: Selection, version: KeyVersion) -> bool:
+    """Whether a selection takes wraps of a KEK version, wherever they are to go."""
+    return version.is_legacy == (selection is Selection.LEGACY)
+
+
+class Prove(StrEnum):
+    """How a new wrap is proved before it replaces the old one."""
+
+    ALL = "all"  # opened and compared with the data key
+    SAMPLE = "sample"  # key and version of every answer; a sample is opened by the verifying task
+    CONTENT = "content"  # opened and compared, and the blob's content opens with the data key
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a campaign wants of each blob.
+
+    Attributes:
+        target: the KEK version to wrap under.
+        selection: which wraps to move.
+        prove: how to prove each new wrap.
+        keep_previous: whether the old wrap stays beside the new one (the two-key envelope).
+    """
+
+    target: KeyVersion
+    selection: Selection
+    prove: Prove
+    keep_previous: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one blob, with the reason where it needs one."""
+
+    blob_id: str
+    outcome: Outcome
+    reason_code: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a batch came to; after a dry run, what it would come to.
+
+    Attributes:
+        results: one for each blob that is decided; blobs without one are still pending.
+        interruption: what stopped the batch, where it was stopped: the campaign has to wait for
+            a KEK or the store, or, after a `ProofFailedError`, to stop.
+    """
+
+    results: list[Result]
+    interruption: KmsError | StoreUnavailableError | ProofFailedError | None = None
+
+
+@dataclass(slots=True)
+class Move:
+    """One blob on its way through the steps.
+
+    Attributes:
+        blob_id: the blob.
+        reads_left: how often it may be read yet.
+        seen: its sidecar as it was read.
+        data_key: its data key, where a step shows it.
+        new: its new wrap.
+        unwritten: whether a write of it failed.
+        held: why the KEK version that wraps it cannot be used now; the blob stays pending.
+        result: what it came to.
+    """
+
+    blob_id: str
+    reads_left: int = READS
+    seen: Seen | None = None
+    data_key: DataKey | None = field(default=None, repr=False)
+    new: WrappedKey | None = None
+    unwritten: bool = False
+    held: KmsError | None = None
+    result: Result | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it goes on: neither decided nor held up by its KEK version."""
+        return self.result is None and self.held is None
+
+    @property
+    def context(self) -> Context:
+        """What binds the new wrap to this blob: derived from where it lies, never read."""
+        return {"blob_id": self.blob_id}
+
+    @property
+    def old(self) -> WrappedKey:
+        """The wrap that was read."""
+        assert self.seen is not None  # noqa: S101 - steps run in order
+        return self.seen.wrapped
+
+    def record(self, *, keep_previous: bool) -> bytes:
+        """Return the sidecar with the new wrap in it.
+
+        Raises:
+            BadSidecarError: no reader would read it back as exactly this.
+        """
+        assert self.seen is not None  # noqa: S101 - steps run in order
+        assert self.new is not None  # noqa: S101 - the same
+        previous = self.old if keep_previous else None
+        return self.seen.sidecar.rewrapped(self.new, self.context, previous).to_bytes()
+
+    def end(self, outcome: Outcome, reason_code: str = "", detail: str = "") -> None:
+        """Decide this blob, and let go of its plaintext data key."""
+        self.result = Result(self.blob_id, outcome, reason_code, detail)
+        self.data_key = None
+
+    def read_again(self, otherwise: Outcome, reason_code: str, detail: str) -> None:
+        """Start this blob anew, or decide it where it has been read often enough."""
+        self.seen = self.data_key = self.new = None
+        self.reads_left -= 1
+        if self.reads_left == 0:
+            self.end(otherwise, reason_code, detail)

@@ -1,0 +1,356 @@
+"""Blobs and sidecars in a bucket, through obstore.
+
+A write is one conditional request, never sent again by the client below us (`max_retries` 0;
+hyper resends only what no byte was written of): after a hidden second sending a 412 could mean
+that we came first as well as that somebody else did. What a write without an answer came to is
+found by reading the object back. For that each write leaves a random mark in the object's user
+metadata (`keywrap.objectmarks`).
+
+Limits. A replacement keeps the object's content headers and user metadata, but not its tags,
+storage class or access control list: those become the bucket's defaults. What a bucket compares is
+the ETag, the MD5 of the content in plain S3: bytes that were changed and changed back between our
+read and our write are not seen. A write that timed out may arrive late; it is made only if the
+object is still what it was made from.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+import tenacity
+
+from keywrap.layout import MAX_BLOB_ID_BYTES, RESERVED
+from keywrap.objectlisting import Page, list_keys
+from keywrap.objectmarks import StoredObject, attributes_of_write, marks_of, new_mark
+from keywrap.objectreplies import Kind, Reply, reply_of
+from keywrap.stores import (
+    AlreadyExistsError,
+    ChangedError,
+    NotAnObjectError,
+    NotFoundError,
+    Stored,
+    StoreError,
+    StoreUnavailableError,
+    TooLargeError,
+)
+
+try:
+    from obstore.exceptions import BaseError
+except ImportError as error:
+    raise ImportError("a store in a bucket needs: pip install 'keywrap[s3]'") from error
+
+if TYPE_CHECKING:
+    from obstore import GetResult, PutMode
+    from obstore.store import ObjectStore as ObstoreStore
+
+ATTEMPTS = 4
+RETRY_FOR_S = 20.0
+"""Retries end a hiccup. Waiting out an outage is the ledger's business."""
+
+LISTING_THREADS = 8
+
+# obstore would take a leading or trailing slash away, and so read another object; it refuses
+# empty, `.` and `..` segments, and control characters.
+_NOT_CARRIED = re.compile("[\0-\x1f\x7f\ud800-\udfff]")
+_NOT_A_SEGMENT = frozenset({"", ".", ".."})
+_UNCHANGED = "nothing was changed"
+_UNKNOWN = "whether it was changed is not known; read it again"
+
+_Result = TypeVar("_Result")
+Operation = Literal["read", "write", "delete", "list"]
+
+_first_user = 0
+
+
+class Bucket(Protocol):
+    """What obstore cannot do: list keys that are no paths, and say why a bucket refuses."""
+
+    def check(self, prefix: str) -> None:
+        """Raise `StoreUnavailableError` where the bucket as a whole cannot be used."""
+
+    def page(self, prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001
+        """Return a page of the keys that start with `prefix` and come after `after`."""
+
+    def explain(self, reply: Reply, operation: Operation) -> str:
+        """Say in a sentence why the bucket refused, and what permission is needed."""
+
+
+class _UnansweredError(StoreUnavailableError):
+    """To be tried again."""
+
+
+class _OutOfRangeError(StoreError):
+    """The object has no byte where the range begins."""
+
+
+@dataclass(slots=True)
+class _Write:
+    """One conditional write, until it is known what came of it.
+
+    Attributes:
+        name: the object's name.
+        data: its new bytes.
+        expected: what is to be replaced; None: there must be nothing.
+        mark: tells this write from every other.
+        unknown: whether a request was sent that may have been carried out.
+    """
+
+    name: str
+    data: bytes
+    expected: Stored | None
+    mark: str = field(default_factory=new_mark)
+    unknown: bool = False
+
+    def lost(self) -> StoreError:
+        if self.expected is None:
+            return AlreadyExistsError(f"{self.name!r} is there already", name=self.name)
+        return ChangedError(f"{self.name!r} is no longer what was read", name=self.name)
+
+
+class ObjectStore:
+    """A `keywrap.stores.Store` in a bucket. Made by `keywrap.s3store.open_s3`.
+
+    A name that the client cannot carry as it is (with an empty, `.` or `..` segment, a slash at
+    either end, a control character, or too long) is listed like any other and raises
+    `NotAnObjectError` when it is read or written.
+
+    Use it in one process: after its first request it raises `StoreUnavailableError` in every
+    process that is forked from this one, since the client's threads do not come along and a
+    request would wait for ever. A store that was only made before the fork works after it.
+
+    Args:
+        client: an obstore store of the whole bucket, which sends every request once only.
+        bucket: lists it and explains it.
+        prefix: how the keys of this store start; empty, or with a slash at the end.
+    """
+
+    def __init__(self, client: "ObstoreStore", bucket: Bucket, prefix: str = "") -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(RETRY_FOR_S)
+            ),
+            wait=tenacity.wait_random_exponential(multiplier=0.05, max=2.0),
+            retry=tenacity.retry_if_exception_type(_UnansweredError),
+            reraise=True,
+        )
+
+    def check(self) -> None:
+        """Tell a bucket that is away or denied from an object that is; see `Store.check`."""
+        _require_first_process()
+        self._bucket.check(self._prefix)
+
+    def read(self, name: str, *, limit: int | None = None) -> StoredObject:
+        """Read an object whole, its tag and size from the same answer; see `Store.read`."""
+
+        def get(key: str) -> StoredObject:
+            answer = self._client.get(key)
+            if limit is not None and answer.meta["size"] > limit:
+                # The answer is dropped unread: of its body comes what is on the way already.
+                raise TooLargeError(f"{name!r} has more than {limit} bytes", name=name)
+            return _received(answer, name)
+
+        return self._patiently(lambda: self._reading(name, get))
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Read a part of an object; see `Store.read_range`.
+
+        Raises:
+            ValueError: `start` or `length` is negative.
+        """
+        if start < 0 or length < 0:
+            raise ValueError("a range starts at 0 or later and has no negative length")
+
+        def get(key: str) -> bytes:
+            end = start + max(length, 1)  # an empty range cannot be asked for
+            part: bytes = self._client.get(key, options={"range": (start, end)}).bytes().to_bytes()
+            return part[:length]
+
+        try:
+            return self._patiently(lambda: self._reading(name, get))
+        except _OutOfRangeError:
+            return b""
+
+    def create(self, name: str, data: bytes) -> None:
+        """Create an object, only if there is none; see `Store.create`.
+
+        Raises:
+            StoreUnavailableError: the bucket refuses, or the outcome is not known.
+        """
+        write = _Write(name, data, None)
+        self._patiently(lambda: self._write(write))
+
+    def replace(self, name: str, data: bytes, expected: Stored) -> None:
+        """Replace an object, only if it still is what was read; see `Store.replace`."""
+        write = _Write(name, data, expected)
+        self._patiently(lambda: self._write(write))
+
+    def delete(self, name: str) -> None:
+        """Remove an object; see `Store.delete`.
+
+        It is asked for once: a second request could remove what was made anew in between.
+
+        Raises:
+            StoreUnavailableError: the bucket refuses, or the outcome is not known.
+        """
+        key = self._key(name)
+        try:
+            self._client.delete(key)
+        except (BaseError, OSError) as error:
+            reply = reply_of(error, key)
+            if reply.kind is not Kind.MISSING:
+                raise self._unavailable(name, reply, "delete") from error
+
+    def names(self, prefix: str = "") -> Iterator[str]:
+        """Yield the name of every object that starts with `prefix`; see `Store.names`.
+
+        Every key is yielded as it is, also one that cannot be read by its name. The store's own
+        corner is yielded only where the prefix lies in it.
+        """
+        _require_first_process()
+        skip = len(self._prefix)
+        hide_own = not prefix.startswith(RESERVED)
+        for key in list_keys(self._bucket.page, self._prefix + prefix, LISTING_THREADS):
+            name = key[skip:]
+            if not (hide_own and name.startswith(RESERVED)):
+                yield name
+
+    def _patiently(self, attempt: Callable[[], _Result]) -> _Result:
+        """Try until it is answered, or for long enough."""
+        try:
+            return attempt()
+        except _UnansweredError as error:
+            first = [error]
+
+        def again() -> _Result:
+            # tenacity costs a tenth of a request, so it comes in once the first one has failed.
+            if first:
+                raise first.pop()
+            return attempt()
+
+        return self._retrying(again)
+
+    def _key(self, name: str) -> str:
+        _require_first_process()
+        key = self._prefix + name
+        if (
+            _NOT_CARRIED.search(name)
+            or not _NOT_A_SEGMENT.isdisjoint(name.split("/"))
+            or len(key.encode()) > MAX_BLOB_ID_BYTES
+        ):
+            raise NotAnObjectError(f"{name!r} cannot be asked for by its name", name=name)
+        return key
+
+    def _reading(self, name: str, get: Callable[[str], _Result]) -> _Result:
+        key = self._key(name)
+        try:
+            return get(key)
+        except (BaseError, OSError) as error:
+            reply = reply_of(error, key)
+            if reply.kind is Kind.MISSING:
+                raise NotFoundError(f"there is no {name!r}", name=name) from None
+            if reply.kind is Kind.RANGE:
+                raise _OutOfRangeError(f"{name!r} ends before", name=name) from error
+            raise self._unavailable(name, reply, "read") from error
+
+    def _write(self, write: _Write) -> None:
+        key = self._key(write.name)
+        expected = write.expected
+        mode: PutMode = "create" if expected is None else {"e_tag": expected.tag}
+        try:
+            self._client.put(
+                key,
+                write.data,
+                mode=mode,
+                attributes=attributes_of_write(write.mark, expected),
+                use_multipart=False,
+            )
+        except (BaseError, OSError) as error:
+            self._settle(write, reply_of(error, key), error)
+
+    def _settle(self, write: _Write, reply: Reply, error: Exception) -> None:
+        """Return where the write is made after all; raise otherwise."""
+        write.unknown = write.unknown or reply.kind is Kind.UNKNOWN
+        if not write.unknown:
+            if reply.kind in {Kind.CHANGED, Kind.MISSING}:
+                # A first answer is the truth, even if the bytes that are there are our own.
+                raise write.lost() from error
+            if reply.kind is not Kind.CONFLICT:
+                raise self._unavailable(write.name, reply, "write") from error
+        if self._is_made(write, error):
+            return
+        # It still is what it was. The next attempt has the same condition, so of all that may yet
+        # arrive, this one's late request or another writer's, one takes effect and no more.
+        outcome = "it was not seen changed; read it again" if write.unknown else _UNCHANGED
+        failure = self._unavailable(write.name, reply, "write", outcome)
+        if reply.kind in {Kind.CONFLICT, Kind.CHANGED}:
+            failure = _UnansweredError(str(failure), name=write.name)
+        raise failure from error
+
+    def _is_made(self, write: _Write, cause: Exception) -> bool:
+        """Tell a write that took effect from one that did not.
+
+        Raises:
+            ChangedError, AlreadyExistsError: another writer came first.
+            StoreUnavailableError: it cannot be read now.
+        """
+
+        def took_effect(key: str) -> bool:
+            answer = self._client.get(key)
+            _tag_of(answer, write.name)
+            if write.mark in marks_of(answer.attributes):
+                return True  # whatever it holds now was made from what we wrote
+            expected = write.expected
+            if expected is None or answer.meta["size"] != len(expected.data):
+                raise write.lost() from cause
+            if not _received(answer, write.name).is_still(expected):
+                raise write.lost() from cause
+            return False
+
+        try:
+            return self._patiently(lambda: self._reading(write.name, took_effect))
+        except NotFoundError:
+            if write.expected is not None:
+                raise write.lost() from cause
+            return False
+        except StoreUnavailableError as error:
+            outcome = _UNKNOWN if write.unknown else _UNCHANGED
+            raise StoreUnavailableError(f"{error}; {outcome}", name=write.name) from cause
+
+    def _unavailable(
+        self, name: str, reply: Reply, operation: Operation, outcome: str = ""
+    ) -> StoreUnavailableError:
+        kind = _UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
+        said = self._bucket.explain(reply, operation)
+        if operation == "write":
+            outcome = outcome or (_UNKNOWN if reply.kind is Kind.UNKNOWN else _UNCHANGED)
+        return kind("; ".join(filter(None, (f"{name!r}: {said}", outcome))), name=name)
+
+
+def _received(answer: "GetResult", name: str) -> StoredObject:
+    tag = _tag_of(answer, name)
+    return StoredObject(answer.bytes().to_bytes(), tag, answer.attributes)
+
+
+def _tag_of(answer: "GetResult", name: str) -> str:
+    """Return the ETag; what has none is no answer of a store, but perhaps a proxy's page."""
+    tag = answer.meta["e_tag"]
+    if not tag:
+        raise StoreUnavailableError(f"{name!r}: the store answered with no ETag", name=name)
+    return tag
+
+
+def _require_first_process() -> None:
+    global _first_user
+    process = os.getpid()
+    if _first_user != process:
+        if _first_user:
+            raise StoreUnavailableError(
+                f"process {_first_user} used a bucket before it forked process {process}: open "
+                "the store after the fork"
+            )
+        _first_user = process

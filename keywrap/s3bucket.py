@@ -1,0 +1,181 @@
+"""What of S3 goes past obstore: listing, and why a bucket refuses.
+
+obstore's listing stops at the first key that is no path of its own (`a//b`, a control character)
+and shows `/a` as `a`. So the pages are asked for here, signed by botocore. API reference of Amazon
+S3: "ListObjectsV2", "Error responses".
+"""
+
+import re
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import quote, unquote_plus
+from xml.etree import ElementTree as ET
+
+import tenacity
+
+from keywrap.objectlisting import Page
+from keywrap.objectreplies import Kind, Reply, kind_of
+from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S, Operation
+from keywrap.stores import StoreUnavailableError
+
+try:
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import ReadOnlyCredentials
+    from botocore.exceptions import BotoCoreError
+    from botocore.httpsession import URLLib3Session
+    from botocore.utils import get_environ_proxies
+except ImportError as error:
+    raise ImportError("a store in S3 needs: pip install 'keywrap[s3]'") from error
+
+CONNECT_TIMEOUT_S = 5.0
+
+_CODE = re.compile(rb"<Code>([\w.]+)</Code>")
+_NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+
+_PERMISSIONS: dict[Operation, str] = {
+    "read": "s3:GetObject on its objects and s3:ListBucket on the bucket",
+    "write": "s3:PutObject and s3:GetObject on its objects",
+    "delete": "s3:DeleteObject on its objects",
+    "list": "s3:ListBucket on the bucket",
+}
+
+_REFUSALS = {
+    "NoSuchBucket": "there is no such bucket",
+    "PermanentRedirect": "the bucket lies in another region",
+    "AuthorizationHeaderMalformed": "the bucket lies in another region",
+    "InvalidAccessKeyId": "AWS does not know the access key",
+    "SignatureDoesNotMatch": "the secret access key is wrong",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidToken": "the session token is not valid",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+    "SlowDown": "S3 asks for fewer requests",
+}
+
+
+class Credentials(Protocol):
+    """The AWS credentials of the moment."""
+
+    def frozen(self) -> ReadOnlyCredentials:
+        """Return them; raise `StoreUnavailableError` where there are none."""
+
+
+class S3Bucket:
+    """A bucket as `keywrap.objectstore.Bucket` wants it; connects to nothing when it is made.
+
+    Args:
+        name: the bucket's name.
+        region: its region.
+        url: where it is reached, the bucket named in host or path, without a slash at the end.
+        credentials: sign the requests.
+        timeout_s: of one request, in seconds.
+        ca_bundle: a file of trusted certificates; empty for those that botocore brings.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        region: str,
+        url: str,
+        credentials: Credentials,
+        timeout_s: float,
+        ca_bundle: str = "",
+    ) -> None:
+        self._name = name
+        self._url = url
+        self._region = region
+        self._credentials = credentials
+        self._http = URLLib3Session(
+            verify=ca_bundle or True,  # type: ignore[arg-type]  # the stubs know no file
+            proxies=get_environ_proxies(url),
+            timeout=(CONNECT_TIMEOUT_S, timeout_s),  # type: ignore[arg-type]  # nor this pair
+            max_pool_connections=LISTING_THREADS,
+        )
+        self._retrying = tenacity.Retrying(
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(RETRY_FOR_S)
+            ),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
+            retry=tenacity.retry_if_exception_type(_UnansweredError),
+            reraise=True,
+        )
+
+    def check(self, prefix: str) -> None:
+        """Make sure that the bucket can be listed.
+
+        Raises:
+            StoreUnavailableError: it is away, denied or not there; the message says which.
+        """
+        self._list({"max-keys": "1", "prefix": prefix})
+
+    def page(self, prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001
+        """List a page of up to 1,000 keys and folders that come after a key.
+
+        Raises:
+            StoreUnavailableError: the bucket did not answer, or not with a page.
+        """
+        asked = {"prefix": prefix, "start-after": after, "delimiter": "/" if by_folder else ""}
+        answer = self._list({name: value for name, value in asked.items() if value})
+        keys = _texts(answer, "Contents", "Key")
+        folders = _texts(answer, "CommonPrefixes", "Prefix")
+        truncated = answer.findtext(f"{_NAMESPACE}IsTruncated") == "true"
+        if truncated and not keys and not folders:
+            raise self._strange("a page without an entry that is not the last")
+        return Page(keys, folders, truncated)
+
+    def explain(self, reply: Reply, operation: Operation) -> str:
+        """Say why the bucket refused."""
+        place = f"S3 bucket {self._name!r} ({self._region})"
+        if reply.code in _REFUSALS:
+            return f"{place}: {_REFUSALS[reply.code]} ({reply})"
+        if reply.status == HTTPStatus.FORBIDDEN:
+            needed = _PERMISSIONS[operation]
+            return f"{place}: permission is denied ({reply}); needed is {needed}"
+        return f"{place}: {reply}"
+
+    def _list(self, asked: dict[str, str]) -> ET.Element:
+        # URL encoding, since XML 1.0 has no way to write most control characters.
+        query = {**asked, "encoding-type": "url", "list-type": "2"}
+        text = "&".join(f"{name}={quote(query[name], safe='')}" for name in sorted(query))
+        body = self._retrying(self._send, f"{self._url}/?{text}")
+        try:
+            answer = ET.fromstring(body)  # noqa: S314 - our own store; expat bounds expansion
+        except ET.ParseError:
+            raise self._strange("an answer that is not XML") from None
+        if answer.tag != f"{_NAMESPACE}ListBucketResult":
+            raise self._strange(f"<{answer.tag.rpartition('}')[2][:40]}>")
+        return answer
+
+    def _send(self, url: str) -> bytes:
+        request = AWSRequest(method="GET", url=url)
+        S3SigV4Auth(self._credentials.frozen(), "s3", self._region).add_auth(request)
+        try:
+            answer = self._http.send(request.prepare())
+        except BotoCoreError as error:
+            reply = Reply(Kind.UNKNOWN, text=str(error)[:300])
+            raise _UnansweredError(self.explain(reply, "list")) from error
+        if answer.status_code == HTTPStatus.OK:
+            return bytes(answer.content)
+        found = _CODE.search(answer.content)
+        code = found.group(1).decode() if found else ""
+        if not code and HTTPStatus.MULTIPLE_CHOICES <= answer.status_code < HTTPStatus.BAD_REQUEST:
+            code = "PermanentRedirect"
+        reply = Reply(kind_of(answer.status_code, code), answer.status_code, code)
+        kind = _UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
+        raise kind(self.explain(reply, "list"))
+
+    def _strange(self, what: str) -> StoreUnavailableError:
+        return StoreUnavailableError(f"S3 bucket {self._name!r}: a listing came as {what}")
+
+
+class _UnansweredError(StoreUnavailableError):
+    """To be tried again."""
+
+
+def _texts(answer: ET.Element, entry: str, name: str) -> list[str]:
+    # A key that is not UTF-8 is shown with backslash escapes, which no name has that is read.
+    path = f"{_NAMESPACE}{entry}/{_NAMESPACE}{name}"
+    return [
+        unquote_plus(found.text or "", errors="backslashreplace") for found in answer.iterfind(path)
+    ]

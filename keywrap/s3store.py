@@ -1,0 +1,215 @@
+"""Opening a store in Amazon S3, or in what speaks its protocol.
+
+Where it goes and how it signs is decided by the arguments alone. obstore 0.12 reads every `AWS_…`
+variable of the environment before it looks at its own arguments (`AWS_ENDPOINT_URL_S3` even goes
+before `endpoint`), so each of its settings that matters is given, and the one that cannot be taken
+back, `AWS_SERVER_SIDE_ENCRYPTION`, is refused. What the environment still chooses are the
+credentials, as everywhere with AWS, a proxy (`HTTPS_PROXY`), and which certificate authorities
+are trusted (`SSL_CERT_FILE`, `AWS_CA_BUNDLE`).
+"""
+
+import os
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from keywrap.objectstore import ObjectStore
+from keywrap.s3bucket import CONNECT_TIMEOUT_S, S3Bucket
+from keywrap.stores import StoreUnavailableError
+
+try:
+    import botocore.credentials
+    import botocore.session
+    from botocore.exceptions import BotoCoreError, UnknownRegionError
+    from obstore.exceptions import BaseError
+    from obstore.store import S3Store
+except ImportError as error:
+    raise ImportError("a store in S3 needs: pip install 'keywrap[s3]'") from error
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, S3Config, S3Credential
+
+DEFAULT_CONNECTIONS = 256
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+"""Amazon S3 User Guide, "General purpose bucket naming rules"."""
+
+_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+_IDLE = timedelta(seconds=15)
+"""Shorter than servers keep a connection, so that few are found closed when they are needed."""
+
+_CREDENTIALS_LAST = timedelta(minutes=10)
+"""botocore renews credentials 10 to 15 minutes before they end, so that any that it gives are good
+for as long; obstore asks again 5 minutes before this time is over."""
+
+_NOT_OURS = "AWS_SERVER_SIDE_ENCRYPTION"
+
+
+class AwsCredentials:
+    """Credentials by the AWS chain: environment, profile, web identity, container, instance.
+
+    They are looked for when they are first needed: the chain may ask the network.
+
+    Args:
+        profile: of the AWS configuration file; empty for the chain's own choice.
+    """
+
+    def __init__(self, profile: str = "") -> None:
+        self._profile = profile
+        self._found: botocore.credentials.Credentials | None = None
+        self._lock = threading.Lock()
+
+    def frozen(self) -> botocore.credentials.ReadOnlyCredentials:
+        """Return the credentials of this moment.
+
+        Raises:
+            StoreUnavailableError: there are none, or they cannot be renewed.
+        """
+        try:
+            with self._lock:
+                if self._found is None:
+                    self._found = _session(self._profile).get_credentials()
+            if self._found is None:
+                raise StoreUnavailableError("there are no AWS credentials")
+            frozen: botocore.credentials.ReadOnlyCredentials = self._found.get_frozen_credentials()
+        except BotoCoreError as error:
+            raise StoreUnavailableError(f"the AWS credentials: {error}") from error
+        return frozen
+
+    def __call__(self) -> "S3Credential":
+        """Return them in obstore's manner."""
+        found = self.frozen()
+        return {
+            "access_key_id": found.access_key or "",
+            "secret_access_key": found.secret_key or "",
+            "token": found.token,
+            "expires_at": datetime.now(UTC) + _CREDENTIALS_LAST,
+        }
+
+
+def open_s3(  # noqa: PLR0913 - keyword-only
+    bucket: str,
+    prefix: str = "",
+    *,
+    region: str,
+    endpoint: str = "",
+    allow_http: bool = False,
+    profile: str = "",
+    timeout_s: float = 30.0,
+    connections: int = DEFAULT_CONNECTIONS,
+) -> ObjectStore:
+    """Open a store in a bucket; connects to nothing, and looks for no credentials yet.
+
+    Args:
+        bucket: its name.
+        prefix: the folder of the bucket in which the store lies; empty for all of it.
+        region: the bucket's region, such as `eu-central-1`.
+        endpoint: `https://host[:port]` of another server than AWS's own, asked path-style.
+        allow_http: whether the endpoint may be `http://`: without it, anybody on the way could
+            read and change what is stored.
+        profile: of the AWS configuration file; empty for the credential chain's own choice.
+        timeout_s: of one request, in seconds.
+        connections: how many idle ones are kept.
+
+    Raises:
+        ValueError: an argument is not of its form, or the environment wants what cannot be
+            overruled.
+    """
+    _check(bucket, region, endpoint, allow_http=allow_http)
+    folder = _folder(prefix)
+    if _NOT_OURS in os.environ:
+        raise ValueError(
+            f"{_NOT_OURS} is set in the environment, and would choose the key that objects are "
+            "encrypted with; set default encryption on the bucket instead, and unset it"
+        )
+    url, hosted = _url(bucket, region, endpoint)
+    credentials = AwsCredentials(profile)
+    config: S3Config = {
+        "bucket": bucket,
+        "region": region,
+        "endpoint": url if hosted else url.removesuffix(f"/{bucket}"),
+        "aws_endpoint_url_s3": url if hosted else url.removesuffix(f"/{bucket}"),
+        "virtual_hosted_style_request": hosted,
+        "skip_signature": False,
+        "unsigned_payload": False,
+        "s3_express": False,
+        "request_payer": False,
+        "conditional_put": "etag",
+        "disable_bulk_delete": True,
+    }
+    options: ClientConfig = {  # replaces what the environment says of the client, as a whole
+        "allow_http": allow_http,
+        "allow_invalid_certificates": False,
+        "http1_only": True,  # HTTP/2 would let the client send a refused request again
+        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        "timeout": timedelta(seconds=timeout_s),
+        "pool_idle_timeout": _IDLE,
+        "pool_max_idle_per_host": str(connections),
+    }
+    try:
+        client = S3Store(
+            config=config,
+            client_options=options,
+            retry_config={"max_retries": 0},
+            credential_provider=credentials,
+        )
+    except BaseError as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
+    described = S3Bucket(
+        bucket,
+        region=region,
+        url=url,
+        credentials=credentials,
+        timeout_s=timeout_s,
+        ca_bundle=os.environ.get("AWS_CA_BUNDLE", ""),
+    )
+    return ObjectStore(client, described, folder)
+
+
+def _check(bucket: str, region: str, endpoint: str, *, allow_http: bool) -> None:
+    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+        raise ValueError(f"{bucket!r} is not the name of an S3 bucket")
+    if not _REGION.fullmatch(region):
+        raise ValueError(f"{region!r} is not a region")
+    if not endpoint:
+        return
+    parts = urlsplit(endpoint)
+    if parts.scheme not in {"https", "http"} or not parts.hostname:
+        raise ValueError("the endpoint is not of the form https://host[:port]")
+    if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("the endpoint has more than https://host[:port]")
+    if parts.scheme == "http" and not allow_http:
+        raise ValueError("an http:// endpoint needs allow_http: what goes over it is not protected")
+
+
+def _url(bucket: str, region: str, endpoint: str) -> tuple[str, bool]:
+    """Return the bucket's URL, and whether the host names the bucket."""
+    if endpoint:
+        return f"{endpoint.rstrip('/')}/{bucket}", False
+    session = _session("")
+    try:
+        partition = session.get_partition_for_region(region)
+    except UnknownRegionError as error:
+        raise ValueError(str(error)) from error
+    suffixes = {p["partition"]: p["dnsSuffix"] for p in session.get_data("endpoints")["partitions"]}
+    host = f"s3.{region}.{suffixes[partition]}"
+    if "." in bucket:  # a certificate for *.s3… is not one for a.b.s3…
+        return f"https://{host}/{bucket}", False
+    return f"https://{bucket}.{host}", True
+
+
+def _session(profile: str) -> botocore.session.Session:
+    session = botocore.session.Session(profile=profile or None)
+    # Where STS is asked for a role is AWS's own matter too.
+    session.set_config_variable("ignore_configured_endpoint_urls", True)  # noqa: FBT003
+    return session
+
+
+def _folder(prefix: str) -> str:
+    segments = prefix.strip("/").split("/") if prefix.strip("/") else []
+    if any(segment in {"", ".", ".."} for segment in segments):
+        raise ValueError("the prefix has an empty, '.' or '..' segment")
+    return "".join(f"{segment}/" for segment in segments)

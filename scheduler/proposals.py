@@ -1,0 +1,134 @@
+"""What an operator is about to ask for, as `start` and `plan` say it before anything moves."""
+
+import shlex
+from dataclasses import dataclass
+
+from keywrap.config import KeywrapConfig
+from keywrap.keys import KeyVersion
+from keywrap.kms import KeyProvider, ServerSideRewrap
+from keywrap.rewrapping import Prove
+from ledger.campaigns import Request
+from ledger.states import Kind
+from scheduler import showing
+from scheduler.desk import Desk, operator
+from scheduler.proofs import Proof, default_proof
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A campaign that moves wraps, not asked for yet.
+
+    Attributes:
+        kind: migrate or rotate.
+        prefix: only blobs whose id starts so.
+        key: the KEK as the operator named it; None for the primary.
+        provider: the provider of the KEK to wrap under.
+        target: its version now.
+        proof: how new wraps are proved.
+        config: the store and the keys.
+    """
+
+    kind: Kind
+    prefix: str
+    key: str | None
+    provider: KeyProvider
+    target: KeyVersion
+    proof: Proof
+    config: KeywrapConfig
+
+    def request(self) -> Request:
+        """Return the request for the campaign."""
+        return Request(
+            kind=self.kind,
+            requested_by=operator(),
+            prefix=self.prefix,
+            target=self.target,
+            prove=self.proof.prove,
+            sample=self.proof.sample,
+            store=self.config.store.place,
+        )
+
+    def plan_request(self, sample_size: int) -> Request:
+        """Return the request for a plan of it that opens so many blobs."""
+        return Request(
+            kind=Kind.PLAN,
+            requested_by=operator(),
+            prefix=self.prefix,
+            target=self.target,
+            prove=self.proof.prove,
+            sample=self.proof.sample,
+            sample_size=sample_size,
+            store=self.config.store.place,
+            plan_of=self.kind,
+        )
+
+    def command(self) -> str:
+        """Return the command that starts it, with the options that were given."""
+        words = ["rewrap", "start", self.kind.value]
+        if self.prefix:
+            words += ["--prefix", self.prefix]
+        if self.key:
+            words += ["--to", self.key]
+        if not self.proof.why:
+            words += ["--prove", self.proof.option()]
+        return shlex.join(words)
+
+    def lines(self) -> list[str]:
+        """Say what it would do, a line each."""
+        store = self.config.store
+        which = "legacy wraps (dpapi, env)" if self.kind is Kind.MIGRATE else "managed wraps"
+        only = f", ids that start with {showing.plain(self.prefix)!r}" if self.prefix else ""
+        kept = "stays beside the new one" if store.keep_previous else "is dropped"
+        return [
+            f"{self.kind}: {which} of {store.url}{only}",
+            f"  to     {self.target}",
+            f"  prove  {self.proof.sentence()}",
+            f"  undo   the old wrap {kept}",
+        ]
+
+    def notes(self) -> list[str]:
+        """Say what an operator should know before, a sentence each."""
+        legacy = self.config.store.legacy_default
+        listed = self.config.keys.env.get(legacy.partition(":")[2])
+        if self.kind is not Kind.MIGRATE or listed is None or listed.scheme != "direct":
+            return []
+        note = (
+            f"{legacy} is itself the data key of every blob that names no key: it still opens them "
+            "afterwards. Only re-encrypting them with keys of their own changes that."
+        )
+        return [note]
+
+    def reads_content(self, version: KeyVersion) -> bool:
+        """Whether a blob under a KEK version is matched against its own content first.
+
+        As `keywrap.rewrapping.Rewrapper.match` decides it: only a wrap that the target's own KEK
+        bound, or that its service moves without showing the data key, needs no match.
+        """
+        if self.proof.prove is Prove.CONTENT:
+            return True
+        if (
+            self.proof.prove is Prove.SAMPLE
+            and isinstance(self.provider, ServerSideRewrap)
+            and self.provider.rewraps_from(version.key)
+        ):
+            return False
+        return version.key != self.target.key or not self.provider.binds_context
+
+
+def propose(desk: Desk, kind: Kind, prefix: str, key: str | None, proof: Proof | None) -> Proposal:
+    """Make the proposal of what an operator typed.
+
+    Raises:
+        DeskError: the key cannot be wrapped under.
+        KmsError: its version cannot be read.
+    """
+    provider = desk.kek(key)
+    return Proposal(
+        kind=kind,
+        prefix=prefix,
+        key=key,
+        provider=provider,
+        target=provider.current_version(),
+        proof=proof or default_proof(kind, provider),
+        config=desk.settings.keywrap,
+    )

@@ -1,0 +1,181 @@
+"""`rewrap rotate-kek` with a KMS that rotates in its own time, on a real ledger."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keywrap.keys import KeyVersion
+from keywrap.kms import DeniedError, UnavailableError
+from keywrap.rewrapping import Prove
+from keywrap.testing.kms import MemoryKeyProvider, SimpleMemoryKeyProvider
+from ledger import campaigns, rotations
+from ledger.connection import Ledger
+from ledger.states import Kind, State
+from scheduler.commands.rotation import rotate
+from scheduler.desk import REFUSED, UNREACHABLE, DeskError
+from scheduler.desk import Desk as OperatorsDesk
+from scheduler.proofs import default_proof
+from tests.desks import Desk, desk_of
+
+CONFIG = """\
+[store]
+url = "{store}"
+"""
+
+
+class SlowProvider(MemoryKeyProvider):
+    """A KEK whose KMS takes a rotation up and shows it later, or loses the request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rotations = 0
+        self.in_progress = False
+        self.lost = False
+
+    def create_version(self) -> KeyVersion:
+        self.rotations += 1
+        self.in_progress = not self.lost
+        raise UnavailableError("not seen yet", key=self.key, reason_code="rotation_not_seen")
+
+    def finish(self) -> None:
+        assert self.in_progress
+        self.in_progress = False
+        self.kms.rotate(self.key)
+
+
+@dataclass
+class Rotating:
+    """What a test types, again and again."""
+
+    desk: OperatorsDesk
+    ledger: Desk
+    provider: SimpleMemoryKeyProvider
+
+    def rotate(self) -> int:
+        current = self.provider.current_version()
+        return rotate(self.desk, self.provider, current, default_proof(Kind.ROTATE, self.provider))
+
+    def refused(self) -> DeskError:
+        with pytest.raises(DeskError) as refused:
+            self.rotate()
+        return refused.value
+
+
+@pytest.fixture
+def desk(ledger: Ledger, tmp_path: Path) -> OperatorsDesk:
+    config = tmp_path / "rewrap.toml"
+    config.write_text(CONFIG.format(store=tmp_path.as_uri()))
+    desk = OperatorsDesk(str(config))
+    desk.__dict__["ledger"] = ledger
+    return desk
+
+
+@pytest.fixture
+def slow(desk: OperatorsDesk, ledger: Ledger) -> Rotating:
+    return Rotating(desk, desk_of(ledger), SlowProvider())
+
+
+def _slow(rotating: Rotating) -> SlowProvider:
+    assert isinstance(rotating.provider, SlowProvider)
+    return rotating.provider
+
+
+def test_a_rotation_that_is_not_seen_yet_is_taken_up_and_never_begun_again(slow: Rotating) -> None:
+    provider = _slow(slow)
+    for _ in range(3):
+        refused = slow.refused()
+        assert (refused.exit_code, refused.reason_code) == (UNREACHABLE, "rotation_not_seen")
+        assert refused.next_command == "rewrap rotate-kek"
+    assert provider.rotations == 1
+    assert slow.ledger.rows("SELECT count(*) FROM campaign") == [(0,)]
+    provider.finish()
+    campaign = slow.ledger.get(slow.rotate())
+    assert campaign.target == KeyVersion(provider.key, "2")
+    assert slow.rotate() == campaign.id
+    assert (provider.rotations, provider.current_version().version) == (1, "2")
+
+
+def test_a_request_that_was_lost_is_sent_again_when_no_version_can_come_of_it(
+    slow: Rotating,
+) -> None:
+    provider = _slow(slow)
+    provider.lost = True
+    slow.refused()
+    slow.refused()
+    assert provider.rotations == 1
+    slow.ledger.run("UPDATE kek_rotation SET begun_at = begun_at - interval '16 min'")
+    provider.lost = False
+    assert slow.refused().reason_code == "rotation_not_seen"
+    assert provider.rotations == 2
+    slow.refused()
+    assert provider.rotations == 2
+    provider.finish()
+    assert slow.ledger.get(slow.rotate()).target == KeyVersion(provider.key, "2")
+
+
+def test_a_kek_that_its_kms_rotates_no_more_is_said_so_and_leaves_nothing_behind(
+    slow: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = DeniedError("rotated 25 times", key="k", reason_code="rotation_limit")
+
+    def refuse() -> Any:
+        raise denied
+
+    monkeypatch.setattr(slow.provider, "create_version", refuse)
+    refused = slow.refused()
+    assert (refused.exit_code, refused.reason_code) == (REFUSED, "rotation_limit")
+    assert "rewrap start rotate --to" in refused.next_command
+    assert slow.ledger.rows("SELECT count(*) FROM kek_rotation") == [(0,)]
+
+
+def test_a_permission_that_is_missing_keeps_the_rotation_for_the_next_try(
+    slow: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
+        slow.provider.kms.rotate(slow.provider.key)  # the refusal came after the rotation began
+        raise DeniedError("no", key="k", reason_code="permission_denied")
+
+    monkeypatch.setattr(slow.provider, "create_version", refuse)
+    with pytest.raises(DeniedError):
+        slow.rotate()
+    monkeypatch.setattr(slow.provider, "create_version", pytest.fail)
+    assert slow.ledger.get(slow.rotate()).target == KeyVersion(slow.provider.key, "2")
+
+
+def test_no_version_is_made_for_a_campaign_that_would_be_refused(slow: Rotating) -> None:
+    open_one = slow.ledger.campaign(Kind.MIGRATE)
+    with pytest.raises(campaigns.RequestRefusedError):
+        slow.rotate()
+    assert _slow(slow).rotations == 0
+    slow.ledger.force(open_one, State.COMPLETE)
+    slow.refused()
+    assert _slow(slow).rotations == 1
+
+
+@pytest.mark.parametrize(
+    ("provider", "prove", "sample"),
+    [(MemoryKeyProvider, Prove.SAMPLE, 0.01), (SimpleMemoryKeyProvider, Prove.ALL, None)],
+)
+def test_a_rotation_is_proved_as_its_kind_of_key_allows(
+    desk: OperatorsDesk,
+    ledger: Ledger,
+    provider: type[SimpleMemoryKeyProvider],
+    prove: Prove,
+    sample: float | None,
+) -> None:
+    rotating = Rotating(desk, desk_of(ledger), provider())
+    campaign = rotating.ledger.get(rotating.rotate())
+    assert (campaign.prove, campaign.sample) == (prove, sample)
+
+
+def test_a_kms_that_takes_its_time_is_waited_for_under_the_lock(ledger: Ledger) -> None:
+    # An idle transaction is cut off after a minute otherwise, which is as long as AWS may take.
+    current = KeyVersion("hcvault://memory/blob-kek", "1")
+    question = "SHOW idle_in_transaction_session_timeout"
+    with ledger.begin() as connection:
+        rotations.begin(connection, current)
+        assert connection.exec_driver_sql(question).scalar_one() == "10min"
+    with ledger.begin() as connection:
+        assert connection.exec_driver_sql(question).scalar_one() == "1min"
