@@ -7,7 +7,7 @@ store of one page costs one request, a flat bucket is read in its order.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,11 +24,13 @@ class Page:
         keys: in the order of their UTF-8 bytes, which is that of `str`.
         folders: what keys have in common up to the next `/`, where that was asked for.
         truncated: whether there is more.
+        markers: those of the keys that stand for a folder and are no object of anybody's.
     """
 
     keys: Sequence[str]
     folders: Sequence[str]
     truncated: bool
+    markers: Collection[str] = ()
 
 
 ListPage = Callable[[str, str, bool], Page]
@@ -36,7 +38,7 @@ ListPage = Callable[[str, str, bool], Page]
 
 
 def list_keys(list_page: ListPage, prefix: str, threads: int) -> Iterator[str]:
-    """Yield every key that starts with `prefix` once, in no promised order.
+    """Yield every key that starts with `prefix` once, but for markers, in no promised order.
 
     No more than a page for each thread is held, and no thread works while nobody iterates, but to
     finish its page.
@@ -67,7 +69,7 @@ def list_keys(list_page: ListPage, prefix: str, threads: int) -> Iterator[str]:
                 idle = threads - len(running) - len(waiting)
                 waiting.extend(step.following(page, idle, threads * _RANGES_A_THREAD))
                 employ()
-                yield from step.found(page)
+                yield from (key for key in step.found(page) if key not in page.markers)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

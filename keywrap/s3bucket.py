@@ -122,7 +122,11 @@ class S3Bucket:
         truncated = answer.findtext(f"{_NAMESPACE}IsTruncated") == "true"
         if truncated and not keys and not folders:
             raise self._strange("a page without an entry that is not the last")
-        return Page(keys, folders, truncated)
+        sizes = _texts(answer, "Contents", "Size")
+        # What consoles make for a folder: no bytes, and a slash at the end (S3 user guide,
+        # "Organizing objects by using folders").
+        markers = {k for k, size in zip(keys, sizes, strict=False) if size == "0" and k[-1:] == "/"}
+        return Page(keys, folders, truncated, markers)
 
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say why the bucket refused."""

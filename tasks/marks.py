@@ -54,7 +54,7 @@ def require_store(work: Work) -> None:
             f"was made anew on purpose, write {known} into that file"
         )
     if campaign.kind in MOVING:
-        _require_conditions(runtime.reader.store)
+        _require_conditions(runtime.reader.store)  # type: ignore[arg-type] # by identity
 
 
 @lru_cache(maxsize=1)

@@ -112,16 +112,19 @@ def open_store(store: StoreConfig, *, threads: int = 8) -> Store:
             "[store] url", str(error), next_command="pip install 'keywrap[s3]'"
         ) from error
     bucket, prefix = _bucket(store.url)
-    return open_s3(
-        bucket,
-        prefix,
-        region=store.region,
-        endpoint=store.endpoint,
-        allow_http=store.endpoint.startswith("http://"),
-        profile=store.profile,
-        timeout_s=store.timeout_s,
-        connections=threads,
-    )
+    try:
+        return open_s3(
+            bucket,
+            prefix,
+            region=store.region,
+            endpoint=store.endpoint,
+            allow_http=store.endpoint.startswith("http://"),  # checked by `check_store`
+            profile=store.profile,
+            timeout_s=store.timeout_s,
+            connections=threads,
+        )
+    except ValueError as error:
+        raise ConfigError("[store]", str(error)) from error
 
 
 def _bucket(url: str) -> tuple[str, str]:

@@ -411,3 +411,11 @@ def test_a_fork_of_a_process_that_used_a_bucket_is_refused_and_does_not_hang(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("before it forked") == 4
+
+
+def test_what_a_console_makes_for_a_folder_is_no_object_but_one_with_bytes_is(
+    foreign: S3Client, aws_server: AwsServer, s3_bucket: str
+) -> None:
+    for key, data in {"t/": b"", "t/empty/": b"", "t/full/": b"1", "t/empty/a": b""}.items():
+        foreign.put_object(Bucket=s3_bucket, Key=key, Body=data)
+    assert sorted(opened(aws_server, s3_bucket, "t").names()) == ["empty/a", "full/"]
