@@ -8,6 +8,7 @@ from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, KmsError, ProofFailedError
 from keywrap.reading import Seen
 from keywrap.stores import StoreUnavailableError
+from keywrap.storewatch import StoreWatch
 
 READS = 3
 """How often a blob is read anew after another writer won, before it is called a conflict."""
@@ -78,12 +79,15 @@ class Report:
 
     Attributes:
         results: one for each blob that is decided; blobs without one are still pending.
-        interruption: what stopped the batch, where it was stopped: the campaign has to wait for
+        interruption: what stopped the batch, or held up some of it: the campaign has to wait for
             a KEK or the store, or, after a `ProofFailedError`, to stop.
+        concerns_some: whether it is about a KEK version of some blobs only, and the next batch is
+            worth a try.
     """
 
     results: list[Result]
     interruption: KmsError | StoreUnavailableError | ProofFailedError | None = None
+    concerns_some: bool = False
 
 
 @dataclass(slots=True)
@@ -92,6 +96,7 @@ class Move:
 
     Attributes:
         blob_id: the blob.
+        watch: the batch's eye on the store.
         reads_left: how often it may be read yet.
         seen: its sidecar as it was read.
         data_key: its data key, where a step shows it.
@@ -102,6 +107,7 @@ class Move:
     """
 
     blob_id: str
+    watch: StoreWatch
     reads_left: int = READS
     seen: Seen | None = None
     data_key: DataKey | None = field(default=None, repr=False)

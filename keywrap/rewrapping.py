@@ -16,6 +16,7 @@ from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing, UnlistedKeyError
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import (
+    DeniedError,
     KmsError,
     ProofFailedError,
     RefusedError,
@@ -48,6 +49,7 @@ from keywrap.stores import (
     StoreError,
     StoreUnavailableError,
 )
+from keywrap.storewatch import StoreWatch
 
 __all__ = [
     "READS",
@@ -115,7 +117,8 @@ class Rewrapper:
         return self._run(blob_ids, goal, self.spare)
 
     def _run(self, blob_ids: Iterable[str], goal: Goal, last: Step) -> Report:
-        moves = [Move(blob_id) for blob_id in blob_ids]
+        watch = StoreWatch(self.reader.store.check)
+        moves = [Move(blob_id, watch) for blob_id in blob_ids]
         try:
             while pending := [move for move in moves if move.is_pending]:
                 self._pass(pending, goal, last)
@@ -125,7 +128,26 @@ class Rewrapper:
             decided = [m.result for m in moves if m.result]
             return Report([r for r in decided if r.outcome is not Outcome.FAILED], interruption)
         held = next((move.held for move in moves if move.held), None)
-        return Report([m.result for m in moves if m.result], held)
+        some = isinstance(held, DeniedError)  # what is slow or away is so for the next batch too
+        return Report([m.result for m in moves if m.result], held, concerns_some=some)
+
+    def _at_store(self, step: Callable[[Move], None], moves: Sequence[Move]) -> None:
+        """Take each blob through a step at the store, until the store is found to be away."""
+
+        def take(move: Move) -> None:
+            if move.watch.is_away:
+                return
+            try:
+                step(move)
+            except StoreUnavailableError as error:
+                move.read_again(Outcome.FAILED, error.reason_code, str(error))
+                move.watch.failed()
+            else:
+                move.watch.answered()
+
+        list(self.pool.map(take, moves))
+        if moves:
+            moves[0].watch.require_there()
 
     def _tell_failures_apart(self, moves: Sequence[Move]) -> None:
         """Blame a few failures on the blobs, but many and nothing else on the store."""
@@ -144,7 +166,7 @@ class Rewrapper:
 
     def read(self, moves: Sequence[Move], goal: Goal) -> None:
         """Read each sidecar, and decide what needs no rewrap."""
-        list(self.pool.map(self._read_one, moves))
+        self._at_store(self._read_one, moves)
         if any(move.seen is None for move in moves):
             self.reader.store.check()  # an object that is away is its own matter; a store waits
         seen = [move for move in moves if move.seen and not move.result]
@@ -181,8 +203,6 @@ class Rewrapper:
             move.end(Outcome.QUARANTINED, error.reason_code, str(error))
         except GoneError:
             move.end(Outcome.GONE)
-        except StoreUnavailableError as error:
-            move.read_again(Outcome.FAILED, error.reason_code, str(error))
 
     def open(self, moves: Sequence[Move], goal: Goal) -> None:
         """Unwrap each data key, unless the KMS can move it without showing it."""
@@ -221,7 +241,7 @@ class Rewrapper:
                 or not self.keys.provider(move.old.key_version.key).binds_context
             )
         ]
-        list(self.pool.map(self._match_one, unbound))
+        self._at_store(self._match_one, unbound)
 
     def _match_one(self, move: Move) -> None:
         try:
@@ -233,8 +253,6 @@ class Rewrapper:
             )
         except (ContentError, NotAnObjectError, UnsafeBlobIdError) as error:
             move.read_again(Outcome.QUARANTINED, error.reason_code, str(error))
-        except StoreUnavailableError as error:
-            move.read_again(Outcome.FAILED, error.reason_code, str(error))
 
     def _require_match(self, move: Move) -> None:
         """See that a data key opens its blob's content.
@@ -289,11 +307,13 @@ class Rewrapper:
             self._take(moves, wraps, goal)
 
     def _take(
-        self, moves: Sequence[Move], wraps: Sequence[WrappedKey | RefusedError], goal: Goal
+        self, moves: Sequence[Move], wraps: Sequence[WrappedKey | KmsError], goal: Goal
     ) -> None:
         for move, wrapped in zip(moves, wraps, strict=True):
             if isinstance(wrapped, RefusedError):
                 move.end(Outcome.QUARANTINED, wrapped.reason_code, str(wrapped))
+            elif isinstance(wrapped, KmsError):
+                move.held = wrapped
             elif not self.keys.reaches(wrapped.key_version, goal.target):
                 # A service that is slow to show a new version everywhere: wait, do not accept.
                 raise UnavailableError(
@@ -312,7 +332,9 @@ class Rewrapper:
             return
         opened = unwrap_many(target, [(new, move.context) for move, new in known])
         for (move, new), key in zip(known, opened, strict=True):
-            if isinstance(key, RefusedError) or key != move.data_key:
+            if isinstance(key, KmsError) and not isinstance(key, RefusedError):
+                move.held = key
+            elif isinstance(key, RefusedError) or key != move.data_key:
                 raise ProofFailedError(
                     f"the new wrap of blob {move.blob_id!r} under {new.key_version} does not open "
                     "to its data key; no sidecar of this batch was replaced"
@@ -320,7 +342,7 @@ class Rewrapper:
 
     def replace(self, moves: Sequence[Move], goal: Goal) -> None:
         """Replace each sidecar, only if it still is exactly what was read."""
-        list(self.pool.map(lambda move: self._replace_one(move, goal), moves))
+        self._at_store(lambda move: self._replace_one(move, goal), moves)
 
     def spare(self, moves: Sequence[Move], goal: Goal) -> None:
         """End a dry run: make each record that `replace` would write, and write none."""
@@ -350,13 +372,19 @@ class Rewrapper:
         else:
             move.end(Outcome.REWRAPPED)
 
-    def _read_back(self, move: Move, name: str, meant: bytes, cause: StoreError) -> None:
-        """Tell what a write without an answer came to. Never undo it: it may have been seen."""
+    def _read_back(self, move: Move, name: str, meant: bytes, cause: StoreUnavailableError) -> None:
+        """Tell what a write without an answer came to. Never undo it: it may have been seen.
+
+        Raises:
+            StoreUnavailableError: it was not made, or that cannot be told.
+        """
         try:
             if self.reader.store.read(name).data == meant:
                 move.end(Outcome.REWRAPPED)
                 return
-        except StoreError as error:
+        except StoreUnavailableError as error:
             cause = error
+        except StoreError:
+            pass  # what is there now is no sidecar: the blob is read again
         move.unwritten = True
-        move.read_again(Outcome.FAILED, cause.reason_code, str(cause))
+        raise cause

@@ -1,11 +1,13 @@
 """The scan: which blobs lie in a store."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from keywrap.layout import Layout, Part
 from keywrap.stores import Store
+
+BEAT_NAMES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,13 @@ class Listed:
 
 
 def scan(
-    store: Store, layout: Layout, prefix: str = "", part: int = 0, parts: int = 1
+    store: Store,
+    layout: Layout,
+    prefix: str = "",
+    part: int = 0,
+    parts: int = 1,
+    *,
+    beat: Callable[[], None] = lambda: None,
 ) -> Iterator[Listed]:
     """Yield each blob of a store once, or of one part of it, in no promised order.
 
@@ -38,6 +46,8 @@ def scan(
         prefix: only blobs whose id starts so.
         part: which part, counted from 0.
         parts: how many parts there are; each blob belongs to the same one in every scan.
+        beat: called every `BEAT_NAMES` names. A long listing may come before the first blob, and
+            whoever is to stop by then learns it here: what it raises ends the scan.
 
     Raises:
         ValueError: there is no such part.
@@ -45,13 +55,17 @@ def scan(
     """
     if not 0 <= part < parts:
         raise ValueError(f"there is no part {part} of {parts}")
-    return _scan(store, layout, prefix, part, parts)
+    return _scan(store, layout, prefix, part, parts, beat)
 
 
-def _scan(store: Store, layout: Layout, prefix: str, part: int, parts: int) -> Iterator[Listed]:
+def _scan(
+    store: Store, layout: Layout, prefix: str, part: int, parts: int, beat: Callable[[], None]
+) -> Iterator[Listed]:
     seen: dict[str, Part | None] = {}  # None: both parts seen, and yielded
     parse = layout.parse
-    for name in store.names(prefix):
+    for number, name in enumerate(store.names(prefix), 1):
+        if number % BEAT_NAMES == 0:
+            beat()
         parsed = parse(name)
         if parsed is None:
             continue

@@ -10,11 +10,11 @@ from ledger.states import State
 _SLOW_DOWN_S = 2.0
 
 
-def settle(
-    connection: Connection,
-    lease: Lease,
-    cause: KmsError | StoreUnavailableError | ProofFailedError,
-) -> None:
+Stop = KmsError | StoreUnavailableError | ProofFailedError
+"""Why a batch was stopped, or some of its blobs were held up."""
+
+
+def settle(connection: Connection, lease: Lease, cause: Stop) -> None:
     """Hand the shard back and say why the campaign waits.
 
     A key or service that refuses as a whole blocks the campaign, which goes on by itself when it

@@ -121,7 +121,8 @@ def _is_late(finding: Finding, goal: Goal, keys: KeyRing) -> bool:
 def _look(work: Work) -> Iterator[list[Finding]]:
     """Yield what stands in the sidecars of this shard's part, a shard's worth at a time."""
     reader, lease = work.runtime.reader, work.lease
-    listed = scan(reader.store, reader.layout, lease.campaign.prefix, lease.part, lease.parts)
+    prefix, part, parts = lease.campaign.prefix, lease.part, lease.parts
+    listed = scan(reader.store, reader.layout, prefix, part, parts, beat=work.check)
     blob_ids = (blob.blob_id for blob in listed)
     while chunk := list(islice(blob_ids, SHARD_BLOBS)):
         work.check()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from keywrap.rewrapping import Outcome, Report, Result
 from ledger import shards
-from tasks.interruptions import settle
+from tasks.interruptions import Stop, settle
 from tasks.leases import HandBackError, Work
 from tasks.runtime import Counts, Progress
 
@@ -28,6 +28,7 @@ class Tally:
     def run(self, blob_ids: Sequence[str], engine: Callable[[Sequence[str]], Report]) -> Counts:
         """Take blobs through an engine until they are decided, interrupted or handed back."""
         size = self._work.runtime.batch
+        held: Stop | None = None
         for start in range(0, len(blob_ids), size):
             try:
                 self._work.check()
@@ -37,26 +38,27 @@ class Tally:
             report = engine(blob_ids[start : start + size])
             self._take(report.results)
             if report.interruption is not None:
-                self._record(report)
-                return dict(self.counts)
+                held = report.interruption
+                if not report.concerns_some:
+                    break
             self._progress(min(start + size, len(blob_ids)), len(blob_ids))
             if time.monotonic() - self._recorded_at > _RECORD_EVERY_S:
                 self._record()
-        self._record(finish=True)
+        self._record(held, finish=held is None)
         return dict(self.counts)
 
     def _take(self, results: Sequence[Result]) -> None:
         self._unrecorded.extend(results)
         self.counts.update(result.outcome.value for result in results)
 
-    def _record(self, interrupted: Report | None = None, *, finish: bool = False) -> None:
+    def _record(self, stop: Stop | None = None, *, finish: bool = False) -> None:
         lease, runtime = self._work.lease, self._work.runtime
         requests = runtime.keys.requests
         results = self._unrecorded if self._outcomes else []
         with runtime.ledger.begin() as connection:
             shards.record(connection, lease, results, requests - self._requests)
-            if interrupted is not None and interrupted.interruption is not None:
-                settle(connection, lease, interrupted.interruption)
+            if stop is not None:
+                settle(connection, lease, stop)
             elif finish:
                 # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
                 opened = None if self._outcomes else self.counts[Outcome.CURRENT]

@@ -5,6 +5,7 @@ import click
 from scheduler.commands.asking import cancel, pause, resume, retry
 from scheduler.commands.demo import demo
 from scheduler.commands.inventory import inventory
+from scheduler.commands.keys import create_kek
 from scheduler.commands.planning import plan
 from scheduler.commands.reading import blobs, status
 from scheduler.commands.rotation import rotate_kek
@@ -26,7 +27,7 @@ def rewrap(context: click.Context, config: str | None) -> None:
     context.obj = Desk(config)
 
 
-_RUN = (init, up, scheduler, worker, flower, demo)
+_RUN = (init, create_kek, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, pause, resume, cancel, retry)
 _READ = (status, blobs)
 

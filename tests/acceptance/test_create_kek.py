@@ -1,12 +1,11 @@
 import json
 import os
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.sites import ROOT, Ran, terminal
+from tests.sites import Premises, Ran
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 CONFIG = """\
@@ -30,8 +29,6 @@ address = "https://bao.internal:8200"
 token_env = "BAO_TOKEN"
 """
 
-Type = Callable[..., Ran]
-
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -41,20 +38,11 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def rewrap(tmp_path: Path, file: Path) -> Type:
-    """Types a command where no secret of any other key is set, and no service runs."""
-    config = tmp_path / "rewrap.toml"
+def desk(tmp_path: Path, file: Path) -> Premises:
+    """A desk where no service runs."""
     (tmp_path / "blobs").mkdir()
-    folder = (tmp_path / "blobs").as_uri()
-    config.write_text(CONFIG.format(folder=folder, file=file, arn=ARN))
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "REWRAP_CONFIG": str(config),
-        "BLOB_KEY": os.urandom(32).hex(),
-        "BAO_TOKEN": "none",
-    }
-    return lambda *words: Ran(*terminal().run(words, environment, tmp_path, 30))
+    config = CONFIG.format(folder=(tmp_path / "blobs").as_uri(), file=file, arn=ARN)
+    return Premises(tmp_path, config, {"BLOB_KEY": os.urandom(32).hex(), "BAO_TOKEN": "none"})
 
 
 def next_command(ran: Ran) -> list[str]:
@@ -63,13 +51,13 @@ def next_command(ran: Ran) -> list[str]:
 
 
 def test_it_makes_the_file_that_a_process_missed_and_tells_nobody_the_key(
-    rewrap: Type, file: Path
+    desk: Premises, file: Path
 ) -> None:
-    missed = rewrap("up")
+    missed = desk.rewrap("up")
     assert (missed.code, "is not there" in missed.err) == (2, True), missed
     program, *words = next_command(missed)
     assert (program, words) == ("rewrap", ["create-kek", "local:blobs"])
-    made = rewrap(*words)
+    made = desk.rewrap(*words)
     assert made.code == 0, made
     assert f"created local:blobs?version=1 in {file}" in made.out
     assert file.stat().st_mode & 0o777 == 0o600
@@ -79,19 +67,19 @@ def test_it_makes_the_file_that_a_process_missed_and_tells_nobody_the_key(
     assert not any(secret in made.out + made.err for secret in secrets)
 
 
-def test_a_file_that_is_there_is_left_as_it_is(rewrap: Type, file: Path) -> None:
-    assert rewrap("create-kek", "local:blobs").code == 0
+def test_a_file_that_is_there_is_left_as_it_is(desk: Premises, file: Path) -> None:
+    assert desk.rewrap("create-kek", "local:blobs").code == 0
     before = file.read_bytes(), file.stat().st_mtime_ns, file.stat().st_ino
-    again = rewrap("create-kek", "local:blobs")
+    again = desk.rewrap("create-kek", "local:blobs")
     assert (again.code, again.out) == (4, ""), again
     assert "already_there" in again.err
     assert next_command(again) == ["rewrap", "rotate-kek", "local:blobs"]
     assert (file.read_bytes(), file.stat().st_mtime_ns, file.stat().st_ino) == before
 
 
-def test_a_file_that_is_no_key_is_left_as_it_is_too(rewrap: Type, file: Path) -> None:
+def test_a_file_that_is_no_key_is_left_as_it_is_too(desk: Premises, file: Path) -> None:
     file.write_bytes(b"")
-    ran = rewrap("create-kek", "local:blobs")
+    ran = desk.rewrap("create-kek", "local:blobs")
     assert (ran.code, ran.out, file.read_bytes()) == (4, "", b""), ran
 
 
@@ -112,9 +100,9 @@ def test_a_file_that_is_no_key_is_left_as_it_is_too(rewrap: Type, file: Path) ->
     ],
 )
 def test_no_file_is_made_for_a_key_that_is_not_listed_or_of_another_kind(
-    rewrap: Type, file: Path, key: str, says: str, step: str
+    desk: Premises, file: Path, key: str, says: str, step: str
 ) -> None:
-    ran = rewrap("create-kek", key)
+    ran = desk.rewrap("create-kek", key)
     assert (ran.code, ran.out) == (2, ""), ran
     assert says in ran.err
     assert f"next: {step}" in ran.err if step else "next:" not in ran.err
@@ -122,9 +110,9 @@ def test_no_file_is_made_for_a_key_that_is_not_listed_or_of_another_kind(
     assert list(file.parent.iterdir()) == []
 
 
-def test_where_the_folder_is_missing_it_says_how_to_make_it(rewrap: Type, file: Path) -> None:
+def test_where_the_folder_is_missing_it_says_how_to_make_it(desk: Premises, file: Path) -> None:
     file.parent.rmdir()
-    ran = rewrap("create-kek", "local:blobs")
+    ran = desk.rewrap("create-kek", "local:blobs")
     assert (ran.code, "key_file_missing" in ran.err) == (3, True), ran
     program, *words = next_command(ran)
     assert (program, words) == ("mkdir", ["-m", "700", str(file.parent)])

@@ -8,6 +8,7 @@ from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion
 from keywrap.kms import Context, RefusedError
 from keywrap.rewrapping import Move, Outcome, Prove, Result
+from keywrap.storewatch import StoreWatch
 from keywrap.testing.kms import MemoryKeyProvider, SimpleMemoryKeyProvider
 from tests.worlds import KEK, LEGACY_KINDS, OTHER_KEK, World, at, by_id
 
@@ -349,7 +350,7 @@ def test_only_prove_content_opens_the_content_of_a_bound_blob(world: World) -> N
 
 def test_the_plaintext_data_key_is_let_go_of_and_never_shown(world: World) -> None:
     world.plant("wrapped", "a")
-    move = Move("a")
+    move = Move("a", StoreWatch(world.store.check))
     steps = world.rewrapper()
     goal = world.goal(selection="legacy", prove=Prove.ALL)
     steps.read([move], goal)
