@@ -31,7 +31,7 @@ _WORDS: dict[type[Exception], tuple[int, str, str]] = {
     DeniedError: (
         UNREACHABLE,
         "key_denied",
-        "check the key's name in [keys], its token and that token's policy, then run it again",
+        "check the key's table in [keys], its credentials and what they may do, then run it again",
     ),
     KmsError: (
         UNREACHABLE,

@@ -64,6 +64,13 @@ class Report:
         return estimates.upper_bound(self.opened, self.bad, self.mix.pool)
 
     @property
+    def next_command(self) -> str:
+        """What to type next: the campaign, or a look at the blobs of the sample that are bad."""
+        if self.bad:
+            return f"rewrap blobs {self.status.campaign.id} --outcome quarantined"
+        return self.proposal.command()
+
+    @property
     def is_clean(self) -> bool:
         """Whether nothing that was seen would need a person."""
         return not self.bad and not self.mix.problems
@@ -86,7 +93,8 @@ class Report:
             These keys, always all of them; numbers are blobs unless said otherwise:
 
             - `plan` (its campaign's id), `kind`, `state`, `reason_code`, `reason` and
-              `next_command`, which is the `rewrap start` that it planned for once it is done.
+              `next_command`, which is the `rewrap start` that it planned for once it is done and
+              every blob of the sample is sound.
               A plan that is not `complete` or `complete_with_exceptions` holds what it had found.
             - `store`, `prefix`, `target`, `prove` (`mode`; `sample`, a fraction or null; `default`,
               whether nobody asked for it; `why`).
@@ -132,7 +140,7 @@ class Report:
             "state": state,
             "reason_code": wait.reason_code,
             "reason": wait.reason,
-            "next_command": self.proposal.command() if self.is_whole else wait.next_command,
+            "next_command": self.next_command if self.is_whole else wait.next_command,
         }
 
     def _prove(self) -> dict[str, Any]:

@@ -88,6 +88,20 @@ class Proposal:
 
     def notes(self) -> list[str]:
         """Say what an operator should know before, a sentence each."""
+        return [*self._note_of_primary(), *self._note_of_direct()]
+
+    def _note_of_primary(self) -> list[str]:
+        primary = self.config.keys.primary
+        if not primary or primary == self.target.key:
+            return []
+        note = (
+            f"{primary} stays the primary: applications go on wrapping under it, and a later "
+            "campaign without --to moves all back to it, until [keys] says primary = "
+            f'"{self.target.key}" and every process is started again.'
+        )
+        return [note]
+
+    def _note_of_direct(self) -> list[str]:
         legacy = self.config.store.legacy_default
         listed = self.config.keys.env.get(legacy.partition(":")[2])
         if self.kind is not Kind.MIGRATE or listed is None or listed.scheme != "direct":

@@ -44,7 +44,11 @@ def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
         )
     leased = sum(n for (_, state), n in done.shards.items() if state is ShardState.LEASED)
     if done.unclaimed >= _LAPSES and not leased:
-        return Wait("no_worker", "no worker takes the shards that are offered", "rewrap worker")
+        return Wait(
+            "no_worker",
+            "no worker takes the shards that are offered: none runs, or their logs say why",
+            "rewrap worker",
+        )
     return Wait(campaign.reason_code, campaign.reason, f"rewrap status {campaign.id} --watch")
 
 

@@ -4,6 +4,7 @@ What to do stands in the ledger. A message that is late, repeated, forged or sen
 another kind finds nothing to claim. Results are counts.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ from uuid import UUID
 
 from celery import shared_task
 
+from keywrap.config import ConfigError
+from keywrap.stores import StoreUnavailableError
 from ledger.states import ShardKind
 from tasks.rewrap import rewrap_shard
 from tasks.runtime import Counts, Progress, Runtime, current
@@ -27,12 +30,20 @@ NAMES = {
 }
 """The stable name of the task for each kind of shard."""
 
+logger = logging.getLogger(__name__)
+
 _EVENT_EVERY_S = 2.0
 _UUID_CHARS = 36
 
 
 def _run(task: Shell, work: Callable[[Runtime, UUID, Progress], Counts], shard_id: str) -> Counts:
-    return work(current(), _opaque(shard_id), _flower_progress(task))
+    try:
+        runtime = current()
+    except (ConfigError, StoreUnavailableError) as error:
+        # Nobody claims the shard: its offer lapses, and status says that no worker takes it.
+        logger.error("this worker takes no shard: %s", error)  # noqa: TRY400 - a person's to mend
+        return {}
+    return work(runtime, _opaque(shard_id), _flower_progress(task))
 
 
 def _opaque(shard_id: object) -> UUID:

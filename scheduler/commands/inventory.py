@@ -71,7 +71,7 @@ def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) ->
     if export:
         click.echo(f"{count:,} blobs written to {export}")
     if any(line.provider in LEGACY_PROVIDERS for line in lines):
-        click.echo("next: rewrap start migrate")
+        click.echo("next: rewrap plan migrate")
     return outcome_of(end)
 
 

@@ -98,7 +98,7 @@ def _print(report: Report) -> None:
         return
     for line in plan_lines.lines(report):
         click.echo(line)
-    click.echo(f"next: {report.proposal.command()}")
+    click.echo(f"next: {report.next_command}")
 
 
 def _exit_code(report: Report) -> int:

@@ -3,7 +3,7 @@
 import click
 
 from keywrap.keys import KeyVersion
-from keywrap.kms import DeniedError, KeyProvider, UnavailableError, VersionCreator
+from keywrap.kms import DeniedError, KeyProvider, KmsError, UnavailableError, VersionCreator
 from ledger import campaigns, rotations
 from ledger.campaigns import Request
 from ledger.connection import Connection
@@ -86,59 +86,79 @@ def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof)
 def _mint(desk: Desk, provider: KeyProvider, current: KeyVersion) -> None:
     """See that the KMS makes the rotation's version, once, and note it.
 
-    Nobody else rotates this KEK meanwhile, and what is learnt is committed before an error is
-    raised: that the KMS may have begun, or that it rotates this KEK no more.
+    That the KMS is asked is committed before it is: a run cut off at any point after that leaves
+    word for the next, which takes up what came of it and asks for no second version.
     """
     with desk.ledger.begin() as connection:
         rotation = rotations.begin(connection, current)
-        error = None if rotation.new else _ask_kms(connection, provider, rotation)
-    if error is None:
-        return
-    if error.reason_code == NOT_SEEN:
-        raise DeskError(
-            f"{provider.key}: the KMS was asked to rotate and does not show the new version yet; "
-            "run this again in a minute: it goes on with that version and asks for no second",
-            exit_code=UNREACHABLE,
-            reason_code=NOT_SEEN,
-            next_command="rewrap rotate-kek",
-        ) from error
-    if error.reason_code == LIMIT:
-        raise DeskError(
-            f"{error}; nothing was changed",
-            exit_code=REFUSED,
-            reason_code=LIMIT,
-            next_command="list a new key in [keys], then: rewrap start rotate --to KEY",
-        ) from error
-    raise error
+        if rotation.new:
+            return
+        made = provider.current_version()
+        # A version that is there before the KMS was ever asked is somebody else's.
+        if rotation.begun_at is not None and made != rotation.base:
+            # Cut off between the KMS's answer and our note of it, or slow: the version is there.
+            rotations.minted(connection, rotation, made)
+            click.echo(f"took up {made}")
+            return
+        if rotation.is_begun:
+            raise _not_seen(provider)
+        asked = rotations.ask(connection, rotation, made)
+    _ask_kms(desk, provider, asked)
 
 
-def _ask_kms(
-    connection: Connection, provider: KeyProvider, rotation: Rotation
-) -> UnavailableError | DeniedError | None:
-    made = provider.current_version()
-    if made != rotation.base:
-        # Cut off between the KMS's answer and our note of it, or slow: the version is there.
-        rotations.minted(connection, rotation, made)
-        click.echo(f"took up {made}")
-        return None
-    if rotation.is_begun:
-        return UnavailableError("not seen yet", key=provider.key, reason_code=NOT_SEEN)
+def _ask_kms(desk: Desk, provider: KeyProvider, asked: Rotation) -> None:
+    """Ask the KMS for the version; nobody else rotates this KEK meanwhile."""
     assert isinstance(provider, VersionCreator)  # noqa: S101 - `rotate` has looked
+    with desk.ledger.begin() as connection:
+        if rotations.begin(connection, asked.base) != asked:
+            raise _not_seen(provider)  # held up just here, while another run went on with it
+        try:
+            new = provider.create_version()
+        except UnavailableError as error:
+            if error.reason_code != NOT_SEEN:
+                raise  # it may have come after the rotation began: its base is kept
+            raise _not_seen(provider) from error
+        except DeniedError as error:
+            if not _is_refused(provider, asked, error):
+                raise  # likewise
+            rotations.forget(connection, asked)
+            denied = error
+        else:
+            rotations.minted(connection, asked, new)
+            click.echo(f"created {new}")
+            return
+    # Outside of the transaction: that the rotation is forgotten is committed.
+    if denied.reason_code != LIMIT:
+        raise denied
+    raise DeskError(
+        f"{denied}; nothing was changed",
+        exit_code=REFUSED,
+        reason_code=LIMIT,
+        next_command="list a new key in [keys], then: rewrap start rotate --to KEY",
+    ) from denied
+
+
+def _is_refused(provider: KeyProvider, asked: Rotation, error: DeniedError) -> bool:
+    """Whether the KMS denied the request itself, and not a look at what had come of it.
+
+    In the second case it denies the next look too, or shows the new version.
+    """
+    if error.reason_code == LIMIT:
+        return True
     try:
-        new = provider.create_version()
-    except DeniedError as error:
-        if error.reason_code != LIMIT:
-            raise  # it may have come after the rotation began: its base is kept
-        rotations.forget(connection, rotation)
-        return error
-    except UnavailableError as error:
-        if error.reason_code != NOT_SEEN:
-            raise
-        rotations.begun(connection, rotation)
-        return error
-    rotations.minted(connection, rotation, new)
-    click.echo(f"created {new}")
-    return None
+        return provider.current_version() == asked.base
+    except KmsError:
+        return False
+
+
+def _not_seen(provider: KeyProvider) -> DeskError:
+    return DeskError(
+        f"{provider.key}: the KMS was asked to rotate and does not show the new version yet; "
+        "run this again in a minute: it goes on with that version and asks for no second",
+        exit_code=UNREACHABLE,
+        reason_code=NOT_SEEN,
+        next_command="rewrap rotate-kek",
+    )
 
 
 def _open(connection: Connection, desk: Desk, rotation: Rotation, proof: Proof) -> int:

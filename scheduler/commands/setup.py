@@ -27,8 +27,9 @@ primary = "hcvault://transit/blob-kek"   # the KEK that new wraps use
 
 # A legacy key, read from the environment variable of this name.
 [keys.env.BLOB_KEY]
-encoding = "hex"                     # hex, base64, base64url or raw; never guessed
-scheme = "aes-gcm"                   # aes-gcm: it wraps data keys; direct: it is the data key
+encoding = "hex"                     # hex, base64, base64url, raw, …: never guessed
+scheme = "aes-gcm"                   # it wraps data keys so; direct: it is itself the data key
+# Other schemes, passphrases, key files and AWS KMS: docs/keys.md. Blobs in S3: docs/stores.md.
 
 # A Transit key of OpenBao or Vault; made with: bao write -f transit/keys/blob-kek derived=true
 [keys.vault."transit/blob-kek"]

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from keywrap.config import ConfigError
 from ledger.states import ShardKind
 from tasks import celery_tasks, runtime
 from tasks.runtime import Counts, Progress, Runtime
@@ -161,3 +162,19 @@ def test_a_process_makes_its_runtime_once(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(2):
         assert celery_tasks.rewrap.run(str(uuid4())) == {"same": 1}
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("kind", ShardKind)
+def test_a_worker_that_cannot_be_put_together_says_so_in_a_line_and_claims_nothing(
+    kind: ShardKind, calls: Calls, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make() -> Runtime:
+        raise ConfigError("[keys.local.a] file", "it is open to others")
+
+    runtime.install(make)
+    assert SHELLS[kind](str(uuid4())) == {}
+    assert calls == []
+    assert [r.getMessage() for r in caplog.records] == [
+        "this worker takes no shard: [keys.local.a] file: it is open to others"
+    ]
+    assert caplog.records[0].exc_info is None
