@@ -19,6 +19,13 @@ class UnconditionalStoreError(StoreUnavailableError):
     reason_code = "store_ignores_conditions"
 
 
+class ReadBackError(StoreError):
+    """Another writer came first, as reading showed; the store did not answer with a refusal.
+
+    A store whose errors are not of this class decides itself.
+    """
+
+
 def require_conditional_writes(store: Store, name: str) -> None:
     """See that a store refuses writes whose condition does not hold.
 
@@ -33,7 +40,7 @@ def require_conditional_writes(store: Store, name: str) -> None:
 
     Raises:
         UnconditionalStoreError: it makes such a write.
-        StoreUnavailableError: it did not answer.
+        StoreUnavailableError: it did not answer, or not with a refusal.
     """
     data = store.read(name).data
     stale = Stored(b"never written", f'"{secrets.token_hex(16)}"')
@@ -44,7 +51,12 @@ def require_conditional_writes(store: Store, name: str) -> None:
 def _refuses(write: Callable[[], None], refusal: type[StoreError], condition: str) -> None:
     try:
         write()
-    except refusal:
+    except refusal as error:
+        if isinstance(error, ReadBackError):
+            raise StoreUnavailableError(
+                f"whether the store honours {condition} is not known: it did not answer a write "
+                "with a refusal"
+            ) from error
         return
     raise UnconditionalStoreError(
         f"the store ignores {condition} on a write: a rewrap could overwrite what an application "

@@ -13,6 +13,10 @@ version's key is checked against its `id`, and nothing is written that would be 
 was lost, or came back older than its key, would allow more wraps under that key than are safe, and
 a key without its count could not be used at all. One file is copied, restored and lost as one. (A
 restored backup is older in both: give the KEK a new version after restoring one.)
+
+Wraps name a version by its number and the first digits of its `id`, as in `2-1a2b3c4d`. A number
+alone may come twice, for two keys: after a backup was restored, or where two hosts made a version
+of one copied file. A wrap under the one would pass for a wrap under the other.
 """
 
 import base64
@@ -29,6 +33,9 @@ from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion
 
 KEK_BYTES = 32
+
+NAMED_DIGITS = 8
+"""Digits of the key check value in a version's name: enough to tell a few keys apart."""
 
 WRAP_LIMIT = 2**32
 """Most wraps under one key with nonces drawn at random (NIST SP 800-38D, section 8.3)."""
@@ -128,15 +135,16 @@ class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.versions[-1]
 
     def name_of(self, version: LocalVersion) -> KeyVersion:
-        """Return a version as wraps name it."""
-        return KeyVersion(f"local:{self.key}", str(version.version))
+        """Return a version as wraps name it: its number, and which key it is."""
+        check_value = version.id[:NAMED_DIGITS]
+        return KeyVersion(f"local:{self.key}", f"{version.version}-{check_value}")
 
     def with_new_version(self) -> Self:
         """Return the KEK with a new version, drawn from the operating system."""
         number, key = len(self.versions) + 1, DataKey.generate()
-        name = KeyVersion(f"local:{self.key}", str(number))
         now = datetime.now(UTC).replace(microsecond=0)
-        made = LocalVersion(number, "enabled", now, key, _check_value(name, key), 0)
+        check_value = _check_value(self.key, number, key)
+        made = LocalVersion(number, "enabled", now, key, check_value, 0)
         return msgspec.structs.replace(self, versions=(*self.versions, made))
 
     def with_version(self, number: int, **changes: object) -> Self:
@@ -160,16 +168,16 @@ def _check(file: KeyFile) -> None:
     if not numbers or numbers != list(range(1, len(numbers) + 1)):
         raise BadKeyFileError("the versions are not numbered from 1 without gaps")
     for version in file.versions:
-        if version.id != _check_value(file.name_of(version), version.key):
+        if version.id != _check_value(file.key, version.version, version.key):
             raise BadKeyFileError(f"the key of version {version.version} is not the one it was")
 
 
-def _check_value(name: KeyVersion, key: DataKey) -> str:
-    """Name and version go in, so that a key copied from elsewhere does not pass.
+def _check_value(name: str, number: int, key: DataKey) -> str:
+    """Name and number go in, so that a key copied from elsewhere does not pass.
 
     An HMAC, and not the customary encryption of zeros: that is AES-GCM's hash key.
     """
-    text = f"rewrap key check value {name}".encode()
+    text = f"rewrap key check value local:{name}?version={number}".encode()
     return hmac.new(key.reveal(), text, hashlib.sha256).hexdigest()[:16]
 
 

@@ -93,20 +93,24 @@ class KeyProvider(Protocol):
 
 @runtime_checkable
 class BatchingKeyProvider(Protocol):
-    """A provider whose service takes many items in one request.
+    """A provider that takes many items at once.
 
-    Results stand in the order of the items. One wrap that does not open is a `RefusedError` in
-    its place; the other three kinds concern the whole batch and are raised.
+    Results stand in the order of the items; so do errors:
+
+    - `RefusedError`: this wrap alone does not open.
+    - One of the other three kinds: the item was not finished, and nothing is wrong with its wrap.
+      It may be tried again once the cause is gone. Items beside it keep their results: go on with
+      them, or a batch that is throttled each time makes no progress for ever.
+
+    After the first of those three kinds a provider sends nothing more, and gives what remains the
+    same error. Where one request holds all items there is none to keep: it may raise instead.
+    `ProofFailedError` is always raised.
     """
 
-    def wrap_many(
-        self, items: Sequence[tuple[DataKey, Context]]
-    ) -> list[WrappedKey | RefusedError]:
+    def wrap_many(self, items: Sequence[tuple[DataKey, Context]]) -> list[WrappedKey | KmsError]:
         """Wrap each data key under the current KEK version."""
 
-    def unwrap_many(
-        self, items: Sequence[tuple[WrappedKey, Context]]
-    ) -> list[DataKey | RefusedError]:
+    def unwrap_many(self, items: Sequence[tuple[WrappedKey, Context]]) -> list[DataKey | KmsError]:
         """Open each wrap."""
 
 
@@ -123,10 +127,11 @@ class ServerSideRewrap(Protocol):
 
     def rewrap_many(
         self, items: Sequence[tuple[WrappedKey, Context]]
-    ) -> list[WrappedKey | RefusedError]:
+    ) -> list[WrappedKey | KmsError]:
         """Move each wrap to the current version of this KEK, its context unchanged.
 
-        A wrap of a KEK that `rewraps_from` denies is a `RefusedError` in its place.
+        Errors stand in their places as in `BatchingKeyProvider`, or are raised as there. A wrap
+        of a KEK that `rewraps_from` denies is a `RefusedError`.
         """
 
 
@@ -156,11 +161,11 @@ class DataKeyGenerator(Protocol):
 
 def wrap_many(
     provider: KeyProvider, items: Sequence[tuple[DataKey, Context]]
-) -> list[WrappedKey | RefusedError]:
-    """Wrap many data keys, in as few requests as the provider can."""
+) -> list[WrappedKey | KmsError]:
+    """Wrap many data keys, in as few requests as the provider can; see `BatchingKeyProvider`."""
     if isinstance(provider, BatchingKeyProvider):
         return provider.wrap_many(items)
-    results: list[WrappedKey | RefusedError] = []
+    results: list[WrappedKey | KmsError] = []
     for data_key, context in items:
         try:
             results.append(provider.wrap(data_key, context))
@@ -171,11 +176,11 @@ def wrap_many(
 
 def unwrap_many(
     provider: KeyProvider, items: Sequence[tuple[WrappedKey, Context]]
-) -> list[DataKey | RefusedError]:
-    """Open many wraps, in as few requests as the provider can."""
+) -> list[DataKey | KmsError]:
+    """Open many wraps, in as few requests as the provider can; see `BatchingKeyProvider`."""
     if isinstance(provider, BatchingKeyProvider):
         return provider.unwrap_many(items)
-    results: list[DataKey | RefusedError] = []
+    results: list[DataKey | KmsError] = []
     for wrapped, context in items:
         try:
             results.append(provider.unwrap(wrapped, context))

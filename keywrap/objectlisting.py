@@ -12,6 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import pairwise
 
+from keywrap.stores import StoreUnavailableError
+
 _RANGES_A_THREAD = 4
 """More ranges than threads, so that one long range does not hold all up."""
 
@@ -49,7 +51,9 @@ def list_keys(list_page: ListPage, prefix: str, threads: int) -> Iterator[str]:
         threads: how many requests at once.
 
     Raises:
-        Exception: what `list_page` raised; what was yielded is incomplete.
+        StoreUnavailableError: a page is not in order, or begins before it should: the next one
+            could come for ever, or leave keys out. What was yielded is incomplete.
+        Exception: what `list_page` raised; likewise.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="listing")
     waiting: deque[_Step] = deque([_Keys(prefix)])
@@ -66,12 +70,24 @@ def list_keys(list_page: ListPage, prefix: str, threads: int) -> Iterator[str]:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 step, page = running.pop(future), future.result()
+                _require_order(page, step.after)
                 idle = threads - len(running) - len(waiting)
                 waiting.extend(step.following(page, idle, threads * _RANGES_A_THREAD))
                 employ()
                 yield from (key for key in step.found(page) if key not in page.markers)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _require_order(page: Page, after: str) -> None:
+    strays = [key for before, key in pairwise([after, *page.keys]) if key <= before]
+    # The folder in which the listing goes on comes again.
+    strays += [name for name in page.folders if name <= after and not after.startswith(name)]
+    if strays:
+        raise StoreUnavailableError(
+            f"the bucket's listing is not in order: {strays[0]!r} came after {after!r} was asked "
+            "for, or after a later key"
+        )
 
 
 @dataclass(frozen=True, slots=True)

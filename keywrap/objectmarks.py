@@ -71,6 +71,8 @@ def new_mark() -> str:
 def attributes_of_write(mark: str, replaced: Stored | None) -> dict[str, str]:
     """Return the attributes that a write is to leave.
 
+    Where the others leave no room for a mark there is none: S3 would refuse the write.
+
     Args:
         mark: that of the write.
         replaced: what it replaces, whose other attributes stay; None for nothing.
@@ -80,5 +82,7 @@ def attributes_of_write(mark: str, replaced: Stored | None) -> dict[str, str]:
     kept = {name: value for name, value in replaced.attributes.items() if name != MARKS}
     taken = sum(len(name) + len(value) for name, value in kept.items() if name not in _HEADERS)
     room = (METADATA_BYTES - taken - len(MARKS)) // (len(mark) + 1)
-    marks = [mark, *replaced.marks][: max(1, min(room, KEPT_MARKS))]
+    if room < 1:
+        return kept
+    marks = [mark, *replaced.marks][: min(room, KEPT_MARKS)]
     return {**kept, MARKS: ",".join(marks)}

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import tenacity
 
+from keywrap.conditions import ReadBackError
 from keywrap.layout import MAX_BLOB_ID_BYTES, RESERVED
 from keywrap.objectlisting import Page, list_keys
-from keywrap.objectmarks import StoredObject, attributes_of_write, marks_of, new_mark
+from keywrap.objectmarks import MARKS, StoredObject, attributes_of_write, marks_of, new_mark
 from keywrap.objectreplies import Kind, Reply, reply_of
 from keywrap.stores import (
     AlreadyExistsError,
@@ -81,6 +82,14 @@ class _UnansweredError(StoreUnavailableError):
     """To be tried again."""
 
 
+class _ReadBackExistsError(ReadBackError, AlreadyExistsError):
+    """There is an object that a write without an answer did not make."""
+
+
+class _ReadBackChangedError(ReadBackError, ChangedError):
+    """There is another object than a write without an answer was to replace or made."""
+
+
 class _OutOfRangeError(StoreError):
     """The object has no byte where the range begins."""
 
@@ -103,10 +112,27 @@ class _Write:
     mark: str = field(default_factory=new_mark)
     unknown: bool = False
 
-    def lost(self) -> StoreError:
+    @property
+    def attributes(self) -> dict[str, str]:
+        return attributes_of_write(self.mark, self.expected)
+
+    def refused(self) -> StoreError:
+        """What to raise where the bucket said that the condition does not hold."""
+        return self._lost(AlreadyExistsError, ChangedError)
+
+    def overtaken(self) -> StoreError:
+        """What to raise where reading shows that somebody wrote."""
+        if self.unknown and MARKS not in self.attributes:
+            return StoreUnavailableError(
+                f"{self.name!r} has no room for a mark that tells our write from another's",
+                name=self.name,
+            )
+        return self._lost(_ReadBackExistsError, _ReadBackChangedError)
+
+    def _lost(self, exists: type[StoreError], changed: type[StoreError]) -> StoreError:
         if self.expected is None:
-            return AlreadyExistsError(f"{self.name!r} is there already", name=self.name)
-        return ChangedError(f"{self.name!r} is no longer what was read", name=self.name)
+            return exists(f"{self.name!r} is there already", name=self.name)
+        return changed(f"{self.name!r} is no longer what was read", name=self.name)
 
 
 class ObjectStore:
@@ -266,7 +292,7 @@ class ObjectStore:
                 key,
                 write.data,
                 mode=mode,
-                attributes=attributes_of_write(write.mark, expected),
+                attributes=write.attributes,
                 use_multipart=False,
             )
         except (BaseError, OSError) as error:
@@ -278,7 +304,7 @@ class ObjectStore:
         if not write.unknown:
             if reply.kind in {Kind.CHANGED, Kind.MISSING}:
                 # A first answer is the truth, even if the bytes that are there are our own.
-                raise write.lost() from error
+                raise write.refused() from error
             if reply.kind is not Kind.CONFLICT:
                 raise self._unavailable(write.name, reply, "write") from error
         if self._is_made(write, error):
@@ -306,16 +332,16 @@ class ObjectStore:
                 return True  # whatever it holds now was made from what we wrote
             expected = write.expected
             if expected is None or answer.meta["size"] != len(expected.data):
-                raise write.lost() from cause
+                raise write.overtaken() from cause
             if not _received(answer, write.name).is_still(expected):
-                raise write.lost() from cause
+                raise write.overtaken() from cause
             return False
 
         try:
             return self._patiently(lambda: self._reading(write.name, took_effect))
         except NotFoundError:
             if write.expected is not None:
-                raise write.lost() from cause
+                raise write.overtaken() from cause
             return False
         except StoreUnavailableError as error:
             outcome = _UNKNOWN if write.unknown else _UNCHANGED

@@ -117,8 +117,12 @@ class S3Bucket:
         """
         asked = {"prefix": prefix, "start-after": after, "delimiter": "/" if by_folder else ""}
         answer = self._list({name: value for name, value in asked.items() if value})
-        keys = _texts(answer, "Contents", "Key")
-        folders = _texts(answer, "CommonPrefixes", "Prefix")
+        try:
+            keys = _texts(answer, "Contents", "Key")
+            folders = _texts(answer, "CommonPrefixes", "Prefix")
+        except UnicodeDecodeError:
+            # Written otherwise it would come at another place, and the next page after it.
+            raise self._strange("a key that is not UTF-8") from None
         truncated = answer.findtext(f"{_NAMESPACE}IsTruncated") == "true"
         if truncated and not keys and not folders:
             raise self._strange("a page without an entry that is not the last")
@@ -178,8 +182,9 @@ class _UnansweredError(StoreUnavailableError):
 
 
 def _texts(answer: ET.Element, entry: str, name: str) -> list[str]:
-    # A key that is not UTF-8 is shown with backslash escapes, which no name has that is read.
     path = f"{_NAMESPACE}{entry}/{_NAMESPACE}{name}"
-    return [
-        unquote_plus(found.text or "", errors="backslashreplace") for found in answer.iterfind(path)
-    ]
+    texts = [found.text or "" for found in answer.iterfind(path)]
+    # A service that does not know the encoding sends keys as they are, and `a+b` is no `a b`.
+    if answer.findtext(f"{_NAMESPACE}EncodingType") != "url":
+        return texts
+    return [unquote_plus(text, errors="strict") for text in texts]

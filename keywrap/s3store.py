@@ -3,7 +3,7 @@
 Where it goes and how it signs is decided by the arguments alone. obstore 0.12 reads every `AWS_…`
 variable of the environment before it looks at its own arguments (`AWS_ENDPOINT_URL_S3` even goes
 before `endpoint`), so each of its settings that matters is given, and the one that cannot be taken
-back, `AWS_SERVER_SIDE_ENCRYPTION`, is refused. What the environment still chooses are the
+back, that of server-side encryption, is refused. What the environment still chooses are the
 credentials, as everywhere with AWS, a proxy (`HTTPS_PROXY`), and which certificate authorities
 are trusted (`SSL_CERT_FILE`, `AWS_CA_BUNDLE`).
 """
@@ -15,14 +15,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from keywrap.awssession import session
 from keywrap.objectstore import ObjectStore
 from keywrap.s3bucket import CONNECT_TIMEOUT_S, S3Bucket
 from keywrap.stores import StoreUnavailableError
 
 try:
     import botocore.credentials
-    import botocore.session
-    from botocore.exceptions import BotoCoreError, UnknownRegionError
+    from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
     from obstore.exceptions import BaseError
     from obstore.store import S3Store
 except ImportError as error:
@@ -45,7 +45,8 @@ _CREDENTIALS_LAST = timedelta(minutes=10)
 """botocore renews credentials 10 to 15 minutes before they end, so that any that it gives are good
 for as long; obstore asks again 5 minutes before this time is over."""
 
-_NOT_OURS = "AWS_SERVER_SIDE_ENCRYPTION"
+_NOT_OURS = re.compile("AWS_(SERVER_SIDE_ENCRYPTION|SSE_.*)", re.IGNORECASE)
+"""As obstore reads names: in capitals or not."""
 
 
 class AwsCredentials:
@@ -71,11 +72,13 @@ class AwsCredentials:
         try:
             with self._lock:
                 if self._found is None:
-                    self._found = _session(self._profile).get_credentials()
+                    self._found = session(self._profile).get_credentials()
             if self._found is None:
                 raise StoreUnavailableError("there are no AWS credentials")
             frozen: botocore.credentials.ReadOnlyCredentials = self._found.get_frozen_credentials()
-        except BotoCoreError as error:
+        # A refusal by STS is a ClientError, credentials that are old when they come a RuntimeError,
+        # a token file that cannot be read an OSError.
+        except (BotoCoreError, ClientError, RuntimeError, OSError) as error:
             raise StoreUnavailableError(f"the AWS credentials: {error}") from error
         return frozen
 
@@ -120,9 +123,10 @@ def open_s3(  # noqa: PLR0913 - keyword-only
     """
     _check(bucket, region, endpoint, allow_http=allow_http)
     folder = _folder(prefix)
-    if _NOT_OURS in os.environ:
+    not_ours = next(filter(_NOT_OURS.fullmatch, os.environ), None)
+    if not_ours:
         raise ValueError(
-            f"{_NOT_OURS} is set in the environment, and would choose the key that objects are "
+            f"{not_ours} is set in the environment, and would choose the key that objects are "
             "encrypted with; set default encryption on the bucket instead, and unset it"
         )
     url, hosted = _url(bucket, region, endpoint)
@@ -189,23 +193,16 @@ def _url(bucket: str, region: str, endpoint: str) -> tuple[str, bool]:
     """Return the bucket's URL, and whether the host names the bucket."""
     if endpoint:
         return f"{endpoint.rstrip('/')}/{bucket}", False
-    session = _session("")
+    known = session("")
     try:
-        partition = session.get_partition_for_region(region)
+        partition = known.get_partition_for_region(region)
     except UnknownRegionError as error:
         raise ValueError(str(error)) from error
-    suffixes = {p["partition"]: p["dnsSuffix"] for p in session.get_data("endpoints")["partitions"]}
+    suffixes = {p["partition"]: p["dnsSuffix"] for p in known.get_data("endpoints")["partitions"]}
     host = f"s3.{region}.{suffixes[partition]}"
     if "." in bucket:  # a certificate for *.s3… is not one for a.b.s3…
         return f"https://{host}/{bucket}", False
     return f"https://{bucket}.{host}", True
-
-
-def _session(profile: str) -> botocore.session.Session:
-    session = botocore.session.Session(profile=profile or None)
-    # Where STS is asked for a role is AWS's own matter too.
-    session.set_config_variable("ignore_configured_endpoint_urls", True)  # noqa: FBT003
-    return session
 
 
 def _folder(prefix: str) -> str:

@@ -1,6 +1,7 @@
 """KEK rotations that were asked for, so that one cut off is taken up and never minted twice."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 from sqlalchemy import Connection, text
 
@@ -17,16 +18,18 @@ class Rotation:
 
     Attributes:
         id: the rotation.
-        base: the KEK version that was current when it was asked for.
+        base: the KEK version that was current when the KMS was asked, or before it ever is.
         new: the version that the KMS made for it; None until that is known.
         campaign_id: the campaign that moves the wraps; None until it is open.
-        is_begun: whether the KMS was asked not long ago, and has not shown the version yet.
+        begun_at: when the KMS was asked last; None where it never was.
+        is_begun: whether that is not long ago: the version may still come.
     """
 
     id: int
     base: KeyVersion
     new: KeyVersion | None
     campaign_id: int | None
+    begun_at: datetime | None
     is_begun: bool
 
 
@@ -46,7 +49,7 @@ def begin(connection: Connection, current: KeyVersion) -> Rotation:
     )
     row = connection.execute(
         text(
-            "SELECT id, key, from_version, to_version, campaign_id, coalesce("
+            "SELECT id, key, from_version, to_version, campaign_id, begun_at, coalesce("
             " begun_at > clock_timestamp() - make_interval(mins => :mins), false) AS is_begun"
             " FROM kek_rotation WHERE key = :key AND finished_at IS NULL FOR UPDATE"
         ),
@@ -57,20 +60,31 @@ def begin(connection: Connection, current: KeyVersion) -> Rotation:
         KeyVersion(row.key, row.from_version),
         KeyVersion(row.key, row.to_version) if row.to_version else None,
         row.campaign_id,
+        row.begun_at,
         row.is_begun,
     )
 
 
-def begun(connection: Connection, rotation: Rotation) -> None:
-    """Note that the KMS was asked and may have begun, so that it is not asked for a second."""
-    connection.execute(
-        text("UPDATE kek_rotation SET begun_at = clock_timestamp() WHERE id = :id"),
-        {"id": rotation.id},
-    )
+def ask(connection: Connection, rotation: Rotation, current: KeyVersion) -> Rotation:
+    """Note that the KMS is about to be asked, and which version is current before it is.
+
+    To be committed before the KMS is asked: whoever is cut off then finds that it may have begun.
+
+    Returns:
+        The rotation as it is now.
+    """
+    begun_at = connection.execute(
+        text(
+            "UPDATE kek_rotation SET from_version = :version, begun_at = clock_timestamp()"
+            " WHERE id = :id RETURNING begun_at"
+        ),
+        {"id": rotation.id, "version": current.version},
+    ).scalar_one()
+    return replace(rotation, base=current, begun_at=begun_at, is_begun=True)
 
 
 def forget(connection: Connection, rotation: Rotation) -> None:
-    """Forget a rotation that the KMS refused for good: no version was made."""
+    """Forget a rotation that the KMS refused: no version was made, and none comes of it."""
     connection.execute(text("DELETE FROM kek_rotation WHERE id = :id"), {"id": rotation.id})
 
 

@@ -2,16 +2,30 @@
 
 from pathlib import Path
 
+import tenacity
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
-from ledger.connection import Ledger
+from ledger.connection import Ledger, LedgerUnavailableError
 
 _MIGRATIONS = Path(__file__).parent.parent / "alembic"
 _LOCK = 0x7277_0002
 """Advisory lock: one process migrates, the others wait for it."""
+_LOCK_TIMEOUT = "3s"
+"""A table is waited for no longer: all who ask for it later wait behind the migration."""
+_ATTEMPTS = 5
+_PAUSE_S = 1.0
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class LedgerBusyError(LedgerUnavailableError):
+    """Others hold tables that a migration changes. It has changed nothing."""
+
+    reason_code = "ledger_busy"
+    next_command = "run it again"
 
 
 def _config() -> Config:
@@ -24,13 +38,34 @@ def upgrade(ledger: Ledger) -> None:
     """Apply the migrations that are missing; safe to run from several processes at once.
 
     Raises:
+        LedgerBusyError: tables that a migration changes stay in use.
         LedgerUnavailableError: PostgreSQL does not answer.
     """
+    trying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(LedgerBusyError),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        wait=tenacity.wait_fixed(_PAUSE_S),
+        reraise=True,
+    )
+    trying(_upgrade, ledger)
+
+
+def _upgrade(ledger: Ledger) -> None:
     with ledger.begin() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        # After that lock, which is waited for as long as another process migrates.
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         config = _config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", "") != _LOCK_NOT_AVAILABLE:
+                raise
+            raise LedgerBusyError(
+                "the ledger's tables are in use, so its schema could not be brought up to date; "
+                "nothing was changed: run it again"
+            ) from error
 
 
 def check(ledger: Ledger) -> None:

@@ -170,7 +170,7 @@ kek_rotation = Table(
     Column("campaign_id", ForeignKey("campaign.id", ondelete="SET NULL")),
     _now(),
     Column("finished_at", DateTime(timezone=True)),
-    Column("begun_at", DateTime(timezone=True)),  # when the KMS was asked, if it did not answer
+    Column("begun_at", DateTime(timezone=True)),  # when the KMS was asked for it
     # One at a time for a KEK, so that a rotation cut off is taken up and never minted twice.
     Index(
         "kek_rotation_open_idx", "key", unique=True, postgresql_where=text("finished_at IS NULL")

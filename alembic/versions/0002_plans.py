@@ -10,6 +10,12 @@ depends_on = None
 
 
 def upgrade():
+    # Whoever records findings holds `inventory`, and then asks for `campaign`: in that order here
+    # too. And never one held while another is waited for: each heartbeat reads `campaign`, and
+    # the deadlock of a worker with a migration might end the worker. `ledger.schema` tries again.
+    op.execute("LOCK TABLE inventory")
+    op.execute("LOCK TABLE campaign, kek_rotation NOWAIT")
+    op.add_column("inventory", sa.Column("wrap_bytes", sa.SmallInteger(), nullable=True))
     op.add_column("campaign", sa.Column("plan_of", sa.Text(), nullable=True))
     # Alembic does not see a CHECK that grew: by hand.
     op.drop_constraint(op.f("campaign_kind_check"), "campaign", type_="check")
@@ -24,7 +30,6 @@ def upgrade():
     op.create_check_constraint(
         op.f("campaign_plan_check"), "campaign", "(kind = 'plan') = (plan_of IS NOT NULL)"
     )
-    op.add_column("inventory", sa.Column("wrap_bytes", sa.SmallInteger(), nullable=True))
     op.add_column("kek_rotation", sa.Column("begun_at", sa.DateTime(timezone=True), nullable=True))
 
 

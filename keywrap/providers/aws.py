@@ -11,7 +11,7 @@ is not needed here. Limits and fields: https://docs.aws.amazon.com/kms/latest/AP
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from keywrap.datakey import KEY_BYTES, DataKey
+from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import (
     Context,
@@ -22,7 +22,7 @@ from keywrap.kms import (
 from keywrap.providers.aws_answers import Answer, Answers, is_material
 from keywrap.providers.aws_arn import SCHEME, region_of
 from keywrap.providers.aws_client import DEFAULT_THREADS
-from keywrap.providers.aws_connection import AwsConnection, patience
+from keywrap.providers.aws_connection import AwsConnection, Batch
 from keywrap.providers.aws_errors import DryRunPassedError
 from keywrap.providers.aws_history import MaterialHistory, in_order
 from keywrap.providers.aws_rotation import Rotation
@@ -137,10 +137,10 @@ class AwsKeyProvider:
         )
         self._answers.check_key(answer, "KeyId")
         wrapped = self._wrapped(answer, "KeyMaterialId")
-        plaintext = self._answers.data(answer, "Plaintext")
-        if len(plaintext) != _NEW_KEY_BYTES:
+        made = self._answers.plaintext(answer)
+        if isinstance(made, int) or len(made.reveal()) != _NEW_KEY_BYTES:
             raise self._answers.malformed("has a data key of another length than it was asked for")
-        return DataKey(plaintext), wrapped
+        return made, wrapped
 
     def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
         """Wrap a data key under the current key material, and open the wrap to prove it.
@@ -150,7 +150,7 @@ class AwsKeyProvider:
             DeniedError: the key or the principal refuses.
             UnavailableError, ThrottledError: see `AwsConnection.send`.
         """
-        return self._wrap((data_key, context), patience(1))
+        return self._wrap((data_key, context), Batch())
 
     def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
         """Open a wrap.
@@ -159,18 +159,22 @@ class AwsKeyProvider:
             RefusedError: it does not open, or was made under another version than it names.
             KmsError: otherwise as in `wrap`.
         """
-        return self._unwrap((wrapped, context), patience(1))
+        return self._unwrap((wrapped, context), Batch())
 
-    def wrap_many(
-        self, items: Sequence[tuple[DataKey, Context]]
-    ) -> list[WrappedKey | RefusedError]:
-        """Wrap and prove each data key, several at a time; errors as in `wrap`."""
+    def wrap_many(self, items: Sequence[tuple[DataKey, Context]]) -> list[WrappedKey | KmsError]:
+        """Wrap and prove each data key, several at a time.
+
+        Returns:
+            For each item its wrap, or the error that `wrap` would raise. After the first that is
+            no `RefusedError` nothing more is sent, and what remains gets that error too.
+
+        Raises:
+            ProofFailedError: a new wrap does not open to its data key.
+        """
         return self._each(self._wrap, items)
 
-    def unwrap_many(
-        self, items: Sequence[tuple[WrappedKey, Context]]
-    ) -> list[DataKey | RefusedError]:
-        """Open each wrap, several at a time; errors as in `unwrap`."""
+    def unwrap_many(self, items: Sequence[tuple[WrappedKey, Context]]) -> list[DataKey | KmsError]:
+        """Open each wrap, several at a time; errors stand in their places as in `wrap_many`."""
         return self._each(self._unwrap, items)
 
     def rewraps_from(self, key: str) -> bool:
@@ -179,15 +183,15 @@ class AwsKeyProvider:
 
     def rewrap_many(
         self, items: Sequence[tuple[WrappedKey, Context]]
-    ) -> list[WrappedKey | RefusedError]:
+    ) -> list[WrappedKey | KmsError]:
         """Move each wrap to this key's current material, its context unchanged.
 
         The source key is always named and both contexts are one: a wrap can be moved neither
         from a key that is not listed nor to another blob. The new wrap is not opened: that its
         data key is still the same is the verifying task's to see.
 
-        Raises:
-            KmsError: as in `unwrap`.
+        Returns:
+            For each item the new wrap, or an error in its place, as in `wrap_many`.
         """
         return self._each(self._rewrap, items)
 
@@ -213,37 +217,37 @@ class AwsKeyProvider:
                 results[name] = error
         return results
 
-    def _wrap(self, item: tuple[DataKey, Context], until: float) -> WrappedKey:
+    def _wrap(self, item: tuple[DataKey, Context], batch: Batch) -> WrappedKey:
         data_key, context = item
         answer = self._send(
             "encrypt",
             {
                 "KeyId": self._arn,
-                "Plaintext": data_key.reveal(),
+                "Plaintext": data_key,
                 "EncryptionContext": dict(context),
             },
-            until,
+            batch,
         )
         self._answers.check_key(answer, "KeyId")
         ciphertext = self._answers.data(answer, "CiphertextBlob")
         try:
-            opened, material = self._decrypt(ciphertext, context, until)
+            opened, material = self._decrypt(ciphertext, context, batch)
         except RefusedError as error:
             raise ProofFailedError(f"a new wrap does not open: {error}") from None
         if opened != data_key:
             raise ProofFailedError(f"{self.key}: a new wrap opens to another data key")
         return WrappedKey(self._known(material), ciphertext)
 
-    def _unwrap(self, item: tuple[WrappedKey, Context], until: float) -> DataKey:
+    def _unwrap(self, item: tuple[WrappedKey, Context], batch: Batch) -> DataKey:
         wrapped, context = item
         if wrapped.key_version.key != self.key:
             raise self._answers.refused("the wrap names another key", "wrap_of_another_key")
         self._check_wrap(wrapped)
-        data_key, material = self._decrypt(wrapped.ciphertext, context, until)
+        data_key, material = self._decrypt(wrapped.ciphertext, context, batch)
         self._check_version(wrapped, material)
         return data_key
 
-    def _rewrap(self, item: tuple[WrappedKey, Context], until: float) -> WrappedKey:
+    def _rewrap(self, item: tuple[WrappedKey, Context], batch: Batch) -> WrappedKey:
         wrapped, context = item
         if not self.rewraps_from(wrapped.key_version.key):
             raise self._answers.refused(
@@ -260,14 +264,14 @@ class AwsKeyProvider:
                 "DestinationKeyId": self._arn,
                 "DestinationEncryptionContext": dict(context),
             },
-            until,
+            batch,
         )
         self._answers.check_key(answer, "SourceKeyId", source)
         self._answers.check_key(answer, "KeyId")
         self._check_version(wrapped, self._answers.material(answer, "SourceKeyMaterialId"))
         return self._wrapped(answer, "DestinationKeyMaterialId")
 
-    def _decrypt(self, ciphertext: bytes, context: Context, until: float) -> tuple[DataKey, str]:
+    def _decrypt(self, ciphertext: bytes, context: Context, batch: Batch) -> tuple[DataKey, str]:
         """Open a wrap; return the data key, and the key material that opened it."""
         answer = self._send(
             "decrypt",
@@ -276,33 +280,26 @@ class AwsKeyProvider:
                 "CiphertextBlob": ciphertext,
                 "EncryptionContext": dict(context),
             },
-            until,
+            batch,
         )
         self._answers.check_key(answer, "KeyId")
-        inner = self._answers.data(answer, "Plaintext")
-        if len(inner) not in KEY_BYTES:
+        inner = self._answers.plaintext(answer)
+        if isinstance(inner, int):
             raise self._answers.refused(
-                f"the wrap holds {len(inner)} bytes, which is no AES key", "inner_key_length"
+                f"the wrap holds {inner} bytes, which is no AES key", "inner_key_length"
             )
-        return DataKey(inner), self._answers.material(answer, "KeyMaterialId")
+        return inner, self._answers.material(answer, "KeyMaterialId")
 
     def _each(
-        self, do: Callable[[_Item, float], _Result], items: Sequence[_Item]
-    ) -> list[_Result | RefusedError]:
-        until = patience(len(items))
-
-        def one(item: _Item) -> _Result | RefusedError:
-            try:
-                return do(item, until)
-            except RefusedError as error:
-                return error
-
-        return self._connection.each(one, items)
+        self, do: Callable[[_Item, Batch], _Result], items: Sequence[_Item]
+    ) -> list[_Result | KmsError]:
+        batch = Batch(len(items))
+        return self._connection.each(lambda item: batch.run(do, item), items)
 
     def _send(
-        self, method: str, parameters: Mapping[str, Any], until: float | None = None
+        self, method: str, parameters: Mapping[str, Any], batch: Batch | None = None
     ) -> Answer:
-        return self._connection.send(method, parameters, until=until)
+        return self._connection.send(method, parameters, batch=batch)
 
     def _read_current(self) -> str:
         return self._answers.current_material(self._send("describe_key", {"KeyId": self._arn}))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.kms import DeniedError, RefusedError, UnavailableError
 
 Answer = Mapping[str, Any]
@@ -22,6 +23,19 @@ _NOT_ENABLED = {
 def is_material(text: object) -> bool:
     """Whether a text is a key material id: 64 hexadecimal digits."""
     return isinstance(text, str) and _MATERIAL.fullmatch(text) is not None
+
+
+def hide_plaintext(answer: Answer) -> Answer:
+    """Return an answer with a data key in place of its plaintext's bytes.
+
+    Error reporters write down the local variables of each frame, an answer too. Of a plaintext
+    that is no AES key its length is left.
+    """
+    plaintext = answer.get("Plaintext")
+    if not isinstance(plaintext, bytes):
+        return answer
+    sound = len(plaintext) in KEY_BYTES
+    return {**answer, "Plaintext": DataKey(plaintext) if sound else len(plaintext)}
 
 
 class Answers:
@@ -55,6 +69,17 @@ class Answers:
         value = answer.get(name)
         if not isinstance(value, bytes) or not value:
             raise self.malformed(f"has no {name}")
+        return value
+
+    def plaintext(self, answer: Answer) -> DataKey | int:
+        """Return the data key of an answer, or the length of what is none.
+
+        Raises:
+            UnavailableError: there is none.
+        """
+        value = answer.get("Plaintext")
+        if not isinstance(value, DataKey | int) or value == 0:
+            raise self.malformed("has no Plaintext")
         return value
 
     def material(self, answer: Answer, name: str) -> str:

@@ -1,7 +1,8 @@
 """The boto3 client of one KMS Region: its road, its time limits, its silence.
 
 What could weaken it from outside is set here and not left to the environment: the endpoint, TLS,
-proxies, retries, and botocore's logging, which at DEBUG writes whole requests.
+proxies, retries, and botocore's logging, which at DEBUG writes whole requests. Where its endpoints
+come from, that of STS included, `awssession` sees to.
 """
 
 import logging
@@ -14,6 +15,8 @@ try:
     from botocore.config import Config
 except ImportError as error:
     raise ImportError("a key in AWS KMS needs: pip install 'keywrap[aws]'") from error
+
+from keywrap import awssession
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient  # stubs: not there at run time
@@ -49,7 +52,9 @@ def kms_client(region: str, access: AwsAccess) -> "KMSClient":
     Raises:
         botocore.exceptions.BotoCoreError: the profile or the AWS configuration cannot be used.
     """
-    session = boto3.session.Session(region_name=region, profile_name=access.profile or None)
+    session = boto3.session.Session(
+        region_name=region, botocore_session=awssession.session(access.profile)
+    )
     client = session.client(
         "kms",
         endpoint_url=access.endpoint or None,

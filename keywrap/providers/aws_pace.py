@@ -25,8 +25,15 @@ class Pace:
         self._slowed_at = 0.0
         self._lock = threading.Lock()
 
-    def wait(self) -> float:
-        """Wait for this thread's turn; return when it was given, by the monotonic clock."""
+    def wait(self, over: threading.Event) -> float:
+        """Wait for this thread's turn, or until it is no longer wanted.
+
+        Args:
+            over: set once the request is not to be sent any more.
+
+        Returns:
+            When the turn was given, by the monotonic clock.
+        """
         now = time.monotonic()
         if not self._gap_s:
             return now
@@ -38,8 +45,9 @@ class Pace:
             turn = max(now, self._next_at)
             # Jitter: other processes met the same quota at the same moment.
             self._next_at = turn + self._gap_s * random.uniform(0.5, 1.5)  # noqa: S311
-        if turn > now:
-            time.sleep(turn - now)
+        if turn > now and over.wait(turn - now):
+            with self._lock:  # a turn that nobody takes holds up no other
+                self._next_at = min(self._next_at, turn)
         return now
 
     def throttled(self, turn_given_at: float) -> None:

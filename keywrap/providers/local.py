@@ -3,7 +3,9 @@
 Whoever can read the file opens every wrap, so it belongs on another disk than the blobs and into
 a backup of its own. A wrap is AES-256-GCM (NIST SP 800-38D): nonce of 12 random bytes, ciphertext,
 tag of 16. Its additional data is the key's URI with the version, a NUL, and the context: under
-the label of another version or key, or for another blob, it does not open.
+the label of another version or key, or for another blob, it does not open. The label says which
+key it means (see `keywrap.keyfile`): a wrap under a version that this file has lost, or never
+had, passes for none of its own.
 
 With random nonces no more than 2**32 wraps are safe under one key (section 8.3 there). They are
 counted over all processes: before it wraps, a process reserves a block in the key file, durably.
@@ -11,7 +13,6 @@ So a crash wastes what was left of its block, and no wrap is ever made that was 
 """
 
 import os
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,14 +41,13 @@ FIRST_BLOCK = 256
 LARGEST_BLOCK = 2**16
 """Each block is twice the last, up to this: one durable write for some thousand batches."""
 
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
-
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
     """One version, ready for use."""
 
     name: KeyVersion
+    number: int
     is_enabled: bool
     cipher: AESGCM
     bound: bytes
@@ -61,22 +61,19 @@ class _Loaded:
     """The key file as it was last read. Never changed, so threads share it without a lock."""
 
     stamp: Stamp
-    newest: LocalVersion
+    current: _Opened
     versions: dict[str, _Opened]
 
     @classmethod
     def of(cls, file: KeyFile, stamp: Stamp) -> "_Loaded":
-        versions = {str(each.version): _opened(file.name_of(each), each) for each in file.versions}
-        return cls(stamp, file.newest, versions)
-
-    @property
-    def current(self) -> _Opened:
-        return self.versions[str(self.newest.version)]
+        opened = [_opened(file.name_of(each), each) for each in file.versions]
+        return cls(stamp, opened[-1], {each.name.version: each for each in opened})
 
 
 def _opened(name: KeyVersion, version: LocalVersion) -> _Opened:
     # A NUL stands in no key id, so that no two pairs of version and context give the same bytes.
-    return _Opened(name, version.is_enabled, version.key.cipher(), f"{name}\0".encode())
+    bound = f"{name}\0".encode()
+    return _Opened(name, version.version, version.is_enabled, version.key.cipher(), bound)
 
 
 @dataclass(slots=True)
@@ -85,12 +82,12 @@ class _Block:
 
     process: int = field(default_factory=os.getpid)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    version: int = 0
+    version: KeyVersion | None = None
     left: int = 0
     size: int = FIRST_BLOCK
 
-    def begin(self, version: int) -> None:
-        """Begin anew where a new version wraps."""
+    def begin(self, version: KeyVersion) -> None:
+        """Begin anew where another version wraps."""
         if self.version != version:
             self.version, self.left = version, 0
 
@@ -126,6 +123,19 @@ class LocalKeyProvider:
         """
         return self._load().current.name
 
+    def is_newer(self, version: str, than: str) -> bool:
+        """Whether both are versions of this very file, and the first came after the second.
+
+        Raises:
+            DeniedError, UnavailableError: see `KeyFolder.read`.
+        """
+        versions = self._load().versions
+        return (
+            version in versions
+            and than in versions
+            and versions[version].number > versions[than].number
+        )
+
     def create_version(self) -> KeyVersion:
         """Create the next version and return it.
 
@@ -151,19 +161,21 @@ class LocalKeyProvider:
 
     def wraps_reserved(self, version: KeyVersion) -> int:
         """Return how many wraps were made under a version, at most; errors as above."""
-        number = self._number(version)
         file, _ = self._folder.read()
-        return file.versions[number - 1].wraps
+        return self._found(file, version).wraps
 
     def _set_state(self, version: KeyVersion, state: Literal["enabled", "disabled"]) -> None:
-        number = self._number(version)
-        file, stamp = self._folder.change(lambda file: file.with_version(number, state=state))
+        def edit(file: KeyFile) -> KeyFile:
+            return file.with_version(self._found(file, version).version, state=state)
+
+        file, stamp = self._folder.change(edit)
         self._last = _Loaded.of(file, stamp)
 
-    def _number(self, version: KeyVersion) -> int:
-        if version.key != self.key or version.version not in self._load().versions:
-            raise self._refused(f"it has no version {version}", "key_version_unknown")
-        return int(version.version)
+    def _found(self, file: KeyFile, version: KeyVersion) -> LocalVersion:
+        for each in file.versions:
+            if file.name_of(each) == version:
+                return each
+        raise self._refused(f"it has no version {version}", "key_version_unknown")
 
     def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
         """Wrap one data key; see `wrap_many`."""
@@ -221,7 +233,11 @@ class LocalKeyProvider:
             return self._refused("the wrap names another key", "wrap_of_another_key")
         version = loaded.versions.get(label.version)
         if version is None:
-            return self._refused("the key has no such version", "wrap_version_unknown")
+            return self._refused(
+                f"the key file has no version {label.version}: it may be another host's, or have "
+                "been restored from an older backup",
+                "wrap_version_unknown",
+            )
         if not version.is_enabled:
             raise self._disabled(version)
         if len(ciphertext) not in _WRAP_BYTES:
@@ -249,7 +265,7 @@ class LocalKeyProvider:
             self._block = _Block()
         block = self._block
         with block.lock:
-            block.begin(loaded.newest.version)
+            block.begin(loaded.current.name)
             if loaded.current.is_enabled and block.left < count:
                 loaded = self._extend(block, count)
             if not loaded.current.is_enabled:
@@ -264,7 +280,7 @@ class LocalKeyProvider:
         def reserve(file: KeyFile) -> KeyFile:
             nonlocal taken
             newest = file.newest
-            block.begin(newest.version)  # it may have been given a new version meanwhile
+            block.begin(file.name_of(newest))  # it may have been given a new version meanwhile
             room = WRAP_LIMIT - newest.wraps
             if block.left + room < count:
                 raise self._worn_out(file.name_of(newest))

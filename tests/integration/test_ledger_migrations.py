@@ -1,9 +1,12 @@
 """Upgrading and downgrading a ledger with rows in place, on a real PostgreSQL."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic import command
+from sqlalchemy import text
 
 from embedded import Postgres
 from ledger import schema
@@ -18,6 +21,23 @@ def _go(ledger: Ledger, revision: str) -> None:
         config.attributes["connection"] = connection
         move = command.downgrade if revision == "0001" else command.upgrade
         move(config, revision)
+
+
+def _waits_for(desk: Desk, table: str) -> Callable[[], bool]:
+    return lambda: bool(
+        desk.rows(
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = to_regclass(:t)", t=table
+        )
+    )
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(500):
+        if condition():
+            return
+        pause.wait(0.02)
+    pytest.fail("it did not come to that within 10 s")
 
 
 @pytest.fixture
@@ -94,3 +114,54 @@ def test_a_ledger_goes_down_and_up_again(old: Desk) -> None:
     _go(old.ledger, "head")
     schema.check(old.ledger)
     assert old.get(2).state is State.COMPLETE
+
+
+def test_an_upgrade_waits_for_a_worker_and_holds_up_no_heartbeat(old: Desk) -> None:
+    with ThreadPoolExecutor(1) as thread:
+        with old.ledger.begin() as recording:
+            recording.execute(text("UPDATE inventory SET shard_no = 1 WHERE campaign_id = 2"))
+            upgraded = thread.submit(schema.upgrade, old.ledger)
+            _until(_waits_for(old, "inventory"))
+            with old.ledger.begin() as heartbeat:
+                heartbeat.execute(text("SET LOCAL statement_timeout = '1s'"))
+                heartbeat.execute(text("UPDATE campaign SET reason = NULL WHERE id = 1"))
+            # In a deadlock PostgreSQL ends the worker or the migration: neither may be.
+            recording.execute(text("UPDATE campaign SET reason = 'met' WHERE id = 2"))
+        upgraded.result()
+    assert schema.is_current(old.ledger)
+    assert old.rows("SELECT reason FROM campaign WHERE id = 2") == [("met",)]
+    assert old.rows("SELECT shard_no FROM inventory WHERE campaign_id = 2") == [(1,)]
+
+
+@pytest.mark.parametrize("table", ["inventory", "inventory_2", "campaign", "kek_rotation"])
+def test_an_upgrade_that_gets_no_lock_changes_nothing_and_says_so(
+    old: Desk, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    monkeypatch.setattr(schema, "_LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(schema, "_PAUSE_S", 0.01)
+    with old.ledger.begin() as using:
+        using.execute(text(f"SELECT count(*) FROM {table}"))  # noqa: S608 - a constant
+        with pytest.raises(schema.LedgerBusyError, match="nothing was changed: run it again"):
+            schema.upgrade(old.ledger)
+        assert not schema.is_current(old.ledger)
+        # What the migration wants first is free for whoever holds what it wants next.
+        using.execute(text("UPDATE inventory SET shard_no = 1 WHERE campaign_id = 2"))
+    schema.upgrade(old.ledger)
+    schema.check(old.ledger)
+
+
+def test_an_upgrade_that_gets_no_lock_at_first_lets_go_and_tries_again(
+    old: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "_ATTEMPTS", 1000)
+    monkeypatch.setattr(schema, "_PAUSE_S", 0.01)
+    with ThreadPoolExecutor(1) as thread:
+        with old.ledger.begin() as recording:
+            recording.execute(text("SET LOCAL statement_timeout = '1s'"))
+            recording.execute(text("SELECT count(*) FROM campaign"))
+            upgraded = thread.submit(schema.upgrade, old.ledger)
+            threading.Event().wait(0.5)  # in which it is refused `campaign`, again and again
+            recording.execute(text("UPDATE inventory SET shard_no = 1 WHERE campaign_id = 2"))
+            assert not upgraded.done()
+        upgraded.result()
+    assert schema.is_current(old.ledger)

@@ -11,7 +11,8 @@ from keywrap.kms import DeniedError, UnavailableError
 from keywrap.rewrapping import Prove
 from keywrap.testing.kms import MemoryKeyProvider, SimpleMemoryKeyProvider
 from ledger import campaigns, rotations
-from ledger.connection import Ledger
+from ledger.connection import Connection, Ledger
+from ledger.rotations import Rotation
 from ledger.states import Kind, State
 from scheduler.commands.rotation import rotate
 from scheduler.desk import REFUSED, UNREACHABLE, DeskError
@@ -113,6 +114,112 @@ def test_a_request_that_was_lost_is_sent_again_when_no_version_can_come_of_it(
     assert provider.rotations == 2
     provider.finish()
     assert slow.ledger.get(slow.rotate()).target == KeyVersion(provider.key, "2")
+
+
+def test_a_run_cut_off_while_the_kms_is_asked_is_gone_on_with_and_asks_for_no_second(
+    slow: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = _slow(slow)
+
+    def cut_off() -> Any:
+        provider.rotations += 1
+        provider.in_progress = True
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(provider, "create_version", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            slow.rotate()
+    assert slow.refused().reason_code == "rotation_not_seen"
+    assert provider.rotations == 1
+    provider.finish()
+    assert slow.ledger.get(slow.rotate()).target == KeyVersion(provider.key, "2")
+    assert provider.rotations == 1
+
+
+def test_that_the_kms_is_asked_is_committed_before_it_is(
+    desk: OperatorsDesk, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotating = Rotating(desk, desk_of(ledger), SimpleMemoryKeyProvider())
+    noted: list[Any] = []
+    create = rotating.provider.create_version
+
+    def look_and_create() -> KeyVersion:
+        noted.extend(rotating.ledger.rows("SELECT begun_at IS NOT NULL FROM kek_rotation"))
+        return create()
+
+    monkeypatch.setattr(rotating.provider, "create_version", look_and_create)
+    rotating.rotate()
+    assert noted == [(True,)]
+
+
+def test_a_run_held_up_before_it_asks_lets_another_go_on(
+    slow: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = _slow(slow)
+    ask = rotations.ask
+
+    def held_up(connection: Connection, rotation: Rotation, current: KeyVersion) -> Rotation:
+        asked = ask(connection, rotation, current)
+        connection.exec_driver_sql("UPDATE kek_rotation SET begun_at = begun_at + interval '1 s'")
+        return asked
+
+    monkeypatch.setattr(rotations, "ask", held_up)
+    assert slow.refused().reason_code == "rotation_not_seen"
+    assert provider.rotations == 0
+
+
+def test_a_version_made_elsewhere_after_a_refusal_is_not_taken_for_the_rotation(
+    desk: OperatorsDesk, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotating = Rotating(desk, desk_of(ledger), SimpleMemoryKeyProvider())
+
+    def refuse() -> Any:
+        raise DeniedError("no", key="k", reason_code="permission_denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rotating.provider, "create_version", refuse)
+        with pytest.raises(DeniedError):
+            rotating.rotate()
+    rotating.provider.kms.rotate(rotating.provider.key)
+    campaign = rotating.ledger.get(rotating.rotate())
+    assert campaign.target == KeyVersion(rotating.provider.key, "3")
+
+
+def test_a_version_made_before_the_kms_was_ever_asked_is_not_taken_for_the_rotation(
+    desk: OperatorsDesk, ledger: Ledger
+) -> None:
+    rotating = Rotating(desk, desk_of(ledger), SimpleMemoryKeyProvider())
+    current = rotating.provider.current_version()
+    with ledger.begin() as connection:
+        rotations.begin(connection, current)  # and cut off there
+    rotating.provider.kms.rotate(rotating.provider.key)
+    campaign = rotating.ledger.get(rotating.rotate())
+    assert campaign.target == KeyVersion(rotating.provider.key, "3")
+    assert rotating.ledger.rows("SELECT from_version, to_version FROM kek_rotation") == [("2", "3")]
+
+
+def test_a_refusal_after_which_the_kms_cannot_be_looked_at_keeps_the_rotation(
+    slow: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = _slow(slow)
+    denied = DeniedError("no", key="k", reason_code="permission_denied")
+    current = provider.current_version()
+
+    def refuse() -> Any:
+        raise denied
+
+    def look_is_denied_too() -> Any:
+        provider.kms.rotate(provider.key)  # the refusal came after the rotation began
+        patched.setattr(provider, "current_version", refuse)
+        raise denied
+
+    with monkeypatch.context() as patched:
+        patched.setattr(provider, "create_version", look_is_denied_too)
+        with pytest.raises(DeniedError):
+            rotate(slow.desk, provider, current, default_proof(Kind.ROTATE, provider))
+    assert slow.ledger.get(slow.rotate()).target == KeyVersion(provider.key, "2")
+    assert provider.rotations == 0
 
 
 def test_a_kek_that_its_kms_rotates_no_more_is_said_so_and_leaves_nothing_behind(

@@ -90,6 +90,9 @@ class TestS3StoreOnMoto(StoreConformance):
     @pytest.mark.skip(reason="moto's If-Match is no compare-and-set: two writers win at times")
     def test_concurrent_increments_lose_nothing(self) -> None: ...
 
+    @pytest.mark.skip(reason="nor is its If-None-Match: two creators won once in some 15 runs")
+    def test_of_concurrent_creators_one_wins(self) -> None: ...
+
 
 # Names
 

@@ -38,6 +38,11 @@ def refusal(status: int, code: str) -> bytes:
     return b"HTTP/1.1 %d No\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
+def wait_for_a_write(server: AwsServer, before: int) -> None:
+    while server.control()["operations"]["PutObject"] == before:
+        time.sleep(0.01)
+
+
 def writes(server: AwsServer) -> int:
     return int(server.control()["writes"])
 
@@ -134,7 +139,8 @@ def test_equal_bytes_of_another_writer_are_not_taken_for_a_write_whose_reply_was
 ) -> None:
     s3_store.create("a", b"1")
     read = s3_store.read("a")
-    aws_server.control(lose_requests=1, latency_ms={"get": 300})
+    faults = {"lose_requests": 1, "latency_ms": {"get": 1000}}
+    before = aws_server.control(**faults)["operations"]["PutObject"]
     other = opened(aws_server.address, s3_bucket)
     failed: list[StoreError] = []
 
@@ -146,10 +152,10 @@ def test_equal_bytes_of_another_writer_are_not_taken_for_a_write_whose_reply_was
 
     writer = threading.Thread(target=write)
     writer.start()
-    time.sleep(0.1)  # its request is lost, and it is about to read back
+    wait_for_a_write(aws_server, before)  # its request is lost, and it is about to read back
     other.replace("tenant/a", b"2", Stored(b"1", read.tag))
     writer.join()
-    assert [type(error) for error in failed] == [ChangedError]
+    assert [error.reason_code for error in failed] == [ChangedError.reason_code]
 
 
 def test_what_was_changed_back_meanwhile_is_not_written_again(
@@ -158,10 +164,11 @@ def test_what_was_changed_back_meanwhile_is_not_written_again(
     s3_store.create("a", b"old")
     read = s3_store.read("a")
     other = opened(aws_server.address, s3_bucket)
-    aws_server.control(lose_requests=1, latency_ms={"get": 300})
+    faults = {"lose_requests": 1, "latency_ms": {"get": 1000}}
+    before = aws_server.control(**faults)["operations"]["PutObject"]
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(s3_store.replace, "a", b"new", read)
-        time.sleep(0.1)
+        wait_for_a_write(aws_server, before)
         other.replace("tenant/a", b"new", Stored(b"old", read.tag))
         aws_server.control(latency_ms={"get": 0})
         other.replace("tenant/a", b"old", other.read("tenant/a"))

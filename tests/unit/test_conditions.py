@@ -2,9 +2,19 @@ from pathlib import Path
 
 import pytest
 
-from keywrap.conditions import UnconditionalStoreError, require_conditional_writes
+from keywrap.conditions import (
+    ReadBackError,
+    UnconditionalStoreError,
+    require_conditional_writes,
+)
 from keywrap.filestore import FileStore
-from keywrap.stores import Store, Stored, StoreUnavailableError
+from keywrap.stores import (
+    AlreadyExistsError,
+    ChangedError,
+    Store,
+    Stored,
+    StoreUnavailableError,
+)
 from keywrap.testing.stores import MemoryStore
 
 
@@ -51,3 +61,25 @@ def test_a_store_that_is_away_is_not_called_unsafe() -> None:
     with pytest.raises(StoreUnavailableError) as away:
         require_conditional_writes(store, "mark")
     assert not isinstance(away.value, UnconditionalStoreError)
+
+
+class _ExistsError(ReadBackError, AlreadyExistsError):
+    pass
+
+
+class _ChangedError(ReadBackError, ChangedError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("operation", "error"), [("create", _ExistsError("found")), ("replace", _ChangedError("found"))]
+)
+def test_what_was_only_found_out_by_reading_is_no_refusal(
+    operation: str, error: ReadBackError
+) -> None:
+    store = MemoryStore()
+    store.create("mark", b"as it is")
+    store.fail_next(operation, error)
+    with pytest.raises(StoreUnavailableError, match="not known") as unproved:
+        require_conditional_writes(store, "mark")
+    assert not isinstance(unproved.value, UnconditionalStoreError)

@@ -8,15 +8,21 @@ from typing import Any
 import pytest
 
 from keywrap import keyfolder
+from keywrap.contents import content_format
 from keywrap.datakey import DataKey
 from keywrap.keyfile import BadKeyFileError, KeyFile
-from keywrap.keys import KeyVersion
-from keywrap.kms import DeniedError, KmsError, UnavailableError
+from keywrap.keyring import KeyRing
+from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError
+from keywrap.layout import Layout
+from keywrap.moves import Goal, Outcome, Prove, Selection
 from keywrap.providers.local import LocalKeyProvider, create_key_file
+from keywrap.reading import SidecarReader
+from keywrap.rewrapping import Rewrapper
+from keywrap.testing.stores import MemoryStore
+from keywrap.threads import StoreThreads
 
 CONTEXT = {"blob_id": "tenants/7/Rechnung März.pdf"}
-V1 = KeyVersion("local:blobs", "1")
-V2 = KeyVersion("local:blobs", "2")
 
 
 @pytest.fixture
@@ -33,6 +39,12 @@ def provider(path: Path) -> LocalKeyProvider:
 def document(path: Path) -> dict[str, Any]:
     read: dict[str, Any] = json.loads(path.read_bytes())
     return read
+
+
+def named(path: Path, number: int) -> KeyVersion:
+    """Return a version as wraps name it."""
+    file = KeyFile.parse(path.read_bytes())
+    return file.name_of(file.versions[number - 1])
 
 
 def edit(path: Path, number: int, **fields: object) -> None:
@@ -198,7 +210,7 @@ def test_a_crash_at_any_system_call_leaves_the_old_file_or_the_new_one(
 def test_what_a_crash_left_is_cleared_away(path: Path, provider: LocalKeyProvider) -> None:
     left = path.parent / f".{path.name}.new"
     left.write_text("half a file")
-    assert provider.create_version() == V2
+    assert provider.create_version() == named(path, 2)
     assert not left.exists()
 
 
@@ -210,7 +222,14 @@ def test_a_lock_that_is_held_too_long_is_told(
         provider.create_version()
     assert refused.value.reason_code == "key_file_locked"
     assert isinstance(refused.value, UnavailableError)
-    assert provider.create_version() == V2
+    assert provider.create_version() == named(path, 2)
+
+
+def test_a_version_is_named_by_its_number_and_its_key(path: Path) -> None:
+    (version,) = document(path)["versions"]
+    assert str(named(path, 1)) == f"local:blobs?version=1-{version['id'][:8]}"
+    twin = path.parent / "twin.key.json"
+    assert create_key_file(twin, "blobs") == named(twin, 1) != named(path, 1)
 
 
 @pytest.mark.parametrize("order", [(1,), (1, 0), (0, 0), (0, 2), (0, 1, 1), (0, 2, 1)])
@@ -231,6 +250,70 @@ def test_no_two_states_of_the_file_have_one_time(
     monkeypatch.setattr(keyfolder.time, "time_ns", lambda: 0)
     seen = [path.stat().st_mtime_ns]
     for act in (provider.disable_version, provider.enable_version) * 5:
-        act(V1)
+        act(named(path, 1))
         seen.append(path.stat().st_mtime_ns)
     assert seen == sorted(set(seen))
+
+
+def lose_a_version(
+    path: Path, provider: LocalKeyProvider, context: Context = CONTEXT
+) -> WrappedKey:
+    """Restore a backup that lacks the newest version; return a wrap made under that one."""
+    backup = path.read_bytes()
+    provider.create_version()
+    lost = provider.wrap(DataKey.generate(), context)
+    path.write_bytes(backup)
+    return lost
+
+
+def test_a_lost_version_passes_for_none_that_has_its_number_since(
+    path: Path, provider: LocalKeyProvider
+) -> None:
+    first = provider.wrap(DataKey.generate(), CONTEXT)
+    lost = lose_a_version(path, provider)
+    second, ring = provider.create_version(), KeyRing([provider])
+    for target in (second, first.key_version):
+        assert not ring.reaches(lost.key_version, target)
+        assert not ring.reaches(target, lost.key_version)
+    assert ring.reaches(second, first.key_version)
+    with pytest.raises(RefusedError) as refused:
+        provider.unwrap(lost, CONTEXT)
+    assert refused.value.reason_code == "wrap_version_unknown"
+    assert "older backup" in str(refused.value)
+    with pytest.raises(RefusedError):
+        provider.disable_version(lost.key_version)
+    assert provider.unwrap(first, CONTEXT)
+
+
+def test_a_rotate_puts_wraps_of_a_lost_version_aside_and_moves_the_others(
+    path: Path, provider: LocalKeyProvider
+) -> None:
+    store, layout, data_key = MemoryStore(), Layout(".blob", ".meta"), DataKey.generate()
+    kept, lost = {"blob_id": "kept"}, {"blob_id": "lost"}
+    first = provider.wrap(data_key, kept)
+    for context, wrapped in ((kept, first), (lost, lose_a_version(path, provider, lost))):
+        blob_id = context["blob_id"]
+        record = {
+            "key_id": str(wrapped.key_version),
+            "wrapped_dek": base64.b64encode(wrapped.ciphertext).decode(),
+            "dek_version": 1,
+            "context": context,
+        }
+        store.create(f"{blob_id}.meta", json.dumps(record).encode())
+        store.create(f"{blob_id}.blob", content_format("gcm-v1").seal(data_key, b"x"))
+    goal = Goal(provider.create_version(), Selection.MANAGED, Prove.ALL)
+    with StoreThreads(1) as pool:
+        reader = SidecarReader(store, layout)
+        rewrapper = Rewrapper(reader, KeyRing([provider]), "gcm-v1", pool)
+        moved, refused = rewrapper.rewrap(["kept", "lost"], goal).results
+    assert moved.outcome is Outcome.REWRAPPED
+    assert (refused.outcome, refused.reason_code) == (Outcome.QUARANTINED, "wrap_version_unknown")
+
+
+def test_what_was_reserved_under_a_lost_version_is_not_used_under_another(
+    path: Path, provider: LocalKeyProvider
+) -> None:
+    lose_a_version(path, provider)
+    assert provider.wraps_reserved(LocalKeyProvider("blobs", path).create_version()) == 0
+    wrapped = provider.wrap(DataKey.generate(), CONTEXT)
+    assert provider.wraps_reserved(wrapped.key_version) >= 1

@@ -105,6 +105,43 @@ def test_a_failed_page_ends_the_listing() -> None:
         list(list_keys(page, "", 4))
 
 
+@pytest.mark.parametrize(
+    "pages",
+    [
+        pytest.param([["a", "b"], ["a", "b"]], id="the same again"),
+        pytest.param([["a", "b"], ["b", "c"]], id="the last one again"),
+        pytest.param([["b", "a"]], id="not in order"),
+        pytest.param([["a", "a"]], id="twice"),
+        pytest.param([["a", "\\xff"], ["\\xff"]], id="a key shown otherwise than it is"),
+    ],
+)
+def test_a_bucket_that_does_not_go_on_after_the_key_is_refused(pages: list[list[str]]) -> None:
+    left = iter(pages)
+
+    def page(_prefix: str, _after: str, _by_folder: bool) -> Page:  # noqa: FBT001
+        return Page(next(left), (), truncated=True)
+
+    with pytest.raises(StoreUnavailableError, match="not in order"):
+        list(list_keys(page, "", 1))
+
+
+def test_folders_that_come_again_are_refused_but_for_the_one_that_goes_on() -> None:
+    asked: list[str] = []
+
+    def page(_prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001
+        asked.append(after)
+        if by_folder:
+            return Page((), ["b/", *folders], truncated=False)
+        return Page([] if after else ["b/1", "b/2"], (), truncated=not after)
+
+    folders: list[str] = []
+    assert list(list_keys(page, "", 3)) == ["b/1", "b/2"]
+    assert asked[:2] == ["", "b/2"]
+    folders.append("a/")
+    with pytest.raises(StoreUnavailableError, match="not in order: 'a/'"):
+        list(list_keys(page, "", 3))
+
+
 def test_who_stops_reading_stops_the_requests() -> None:
     listing = Listing([f"{folder:03}/{key:03}" for folder in range(200) for key in range(40)])
     names = list_keys(listing.page, "", 4)
