@@ -1,8 +1,8 @@
 """The naive way: a Celery task, two KMS calls and two commits of an ORM row for each blob.
 
-It is no straw man: Celery with its defaults and prefetching, one connection to the KMS, to S3 and
-to PostgreSQL kept by each process, no autoflush or reload beyond what the ORM needs. It does as
-many legacy opens, wraps, proofs and conditional writes as ours.
+It is no straw man: one connection to the KMS, to S3 and to PostgreSQL kept by each process, no
+result backend, no autoflush or reload beyond what the ORM needs. It does as many legacy opens,
+wraps, proofs and conditional writes as ours, and loses no task when a worker is killed.
 """
 
 import os
@@ -30,7 +30,15 @@ from workers.settings import load
 DONE = "rewrapped"
 
 app = Celery("naive", broker=os.environ.get("NAIVE_BROKER_URL", ""))
-app.conf.update(task_ignore_result=True, broker_connection_retry_on_startup=True)
+app.conf.update(
+    # As durable as ours: by default Celery forgets a task when it hands it to a worker, and a
+    # worker that is killed loses its own and those it has fetched (Celery: "Optimizing").
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    task_ignore_result=True,
+    broker_connection_retry_on_startup=True,
+)
 
 
 class Base(DeclarativeBase):

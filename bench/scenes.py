@@ -41,7 +41,9 @@ SCENES = {
     scene.name: scene
     for scene in (
         Scene("files-local", "files, key file", "files", "local", 50, 10_000, threads=1),
-        Scene("files-openbao", "files, OpenBao in batches", "files", "openbao", 20, 10_000, threads=1),
+        Scene(
+            "files-openbao", "files, OpenBao in batches", "files", "openbao", 20, 10_000, threads=1
+        ),
         Scene("s3-openbao", "S3, OpenBao in batches", "s3", "openbao", 25, 5_000, threads=8),
         Scene("s3-aws", "S3, AWS KMS in single calls", "s3", "aws", 10, 3_000, threads=8),
         Scene(

@@ -77,7 +77,8 @@ class Naive:
         app = Celery("naive", broker=stage.environment["NAIVE_BROKER_URL"])
         processes = stage.scene.naive_processes
         options = ("--pool=prefork", f"--concurrency={processes}", "--loglevel=WARNING")
-        quiet = ("--without-gossip", "--without-mingle", "--hostname=naive@%h")
+        # With events, as ours: whoever operates it looks at Flower.
+        quiet = ("--without-gossip", "--without-mingle", "--task-events", "--hostname=naive@%h")
         command = ("celery", "--app=bench.naive", "worker", *options, *quiet)
         with stage.process("naive", *command):
             yield cls(stage, engine, app)
