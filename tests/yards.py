@@ -1,5 +1,6 @@
 """A whole installation inside one test: real ledger and scheduler, tasks run as they are sent."""
 
+import secrets
 from collections import Counter
 from collections.abc import Callable
 from uuid import UUID
@@ -14,6 +15,7 @@ from ledger.progress import Progress
 from ledger.shards import Offer
 from ledger.states import FINISHED, Kind, ShardKind, State
 from scheduler.dispatch import Dispatcher
+from tasks import marks
 from tasks.rewrap import rewrap_shard
 from tasks.runtime import Counts, Runtime
 from tasks.scans import inventory_shard, straggler_shard
@@ -61,6 +63,11 @@ class Yard:
     def set(self, **changed: float) -> None:
         """Change settings of the scheduler."""
         self.settings = msgspec.structs.replace(self.settings, **changed)
+
+    def try_store(self) -> None:
+        """Let the store be marked and its conditions be tried, as an earlier campaign does."""
+        self.world.store.create(marks.MARK, secrets.token_hex(16).encode())
+        marks._require_conditions(self.world.store)
 
     def plant(self, count: int, kinds: tuple[str, ...] = LEGACY_KINDS) -> list[str]:
         return [

@@ -293,6 +293,7 @@ def test_a_full_disk_blocks_a_campaign_that_goes_on_when_there_is_room(yard: Yar
     yard.plant(12, ("wrapped",))
     yard.runtime = replace(yard.runtime, batch=20)
     yard.set(scan_parts=1)
+    yard.try_store()
     write = yard.world.store.replace
 
     def full(name: str, *_rest: object) -> None:

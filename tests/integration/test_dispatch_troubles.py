@@ -273,7 +273,7 @@ def test_a_scan_that_always_fails_stops_the_campaign(
 ) -> None:
     yard.plant(3)
 
-    def trip(*_: object) -> None:
+    def trip(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("tasks.scans.scan", trip)

@@ -56,6 +56,7 @@ def test_a_worker_in_mid_shard_notices_the_pause_and_keeps_what_is_done(yard: Ya
     yard.plant(4, kinds=("wrapped",))
     yard.set(scan_parts=1)
     yard.runtime = replace(yard.runtime, lease_s=0.6, batch=1)
+    yard.try_store()
     campaign = yard.start(Kind.MIGRATE)
 
     def pause_and_let_the_heart_beat() -> None:
@@ -77,6 +78,7 @@ def test_a_worker_that_is_to_stop_keeps_what_is_done_and_hands_the_rest_back(yar
     yard.set(scan_parts=1)
     stopping: list[bool] = []
     yard.runtime = replace(yard.runtime, batch=1, stopping=lambda: bool(stopping))
+    yard.try_store()
     campaign = yard.start(Kind.MIGRATE)
     yard.world.store.before("replace", lambda: stopping.append(True))
     yard.tick(4)
