@@ -148,6 +148,11 @@ class Move:
         self.result = Result(self.blob_id, outcome, reason_code, detail)
         self.data_key = None
 
+    def hold(self, cause: KmsError) -> None:
+        """Leave this blob pending, and let go of its plaintext data key."""
+        self.held = cause
+        self.data_key = None
+
     def read_again(self, otherwise: Outcome, reason_code: str, detail: str) -> None:
         """Start this blob anew, or decide it where it has been read often enough."""
         self.seen = self.data_key = self.new = None

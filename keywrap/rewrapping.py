@@ -214,7 +214,7 @@ class Rewrapper:
             elif isinstance(key, RefusedError | UnlistedKeyError):
                 move.end(Outcome.QUARANTINED, key.reason_code, str(key))
             else:
-                move.held = key
+                move.hold(key)
 
     def _moves_server_side(self, move: Move, goal: Goal) -> bool:
         target = self.keys.provider(goal.target.key)
@@ -291,7 +291,7 @@ class Rewrapper:
         )
         closed: dict[KeyVersion, list[Move]] = {}
         for move in moves:
-            if not move.data_key and move.result is None:
+            if not move.data_key and move.is_pending:
                 closed.setdefault(move.old.key_version, []).append(move)
         if isinstance(target, ServerSideRewrap):
             for group in closed.values():
@@ -302,7 +302,7 @@ class Rewrapper:
             wraps = target.rewrap_many([(move.old, move.context) for move in moves])
         except KmsError as error:
             for move in moves:  # their version refuses, perhaps: the others go on
-                move.held = error
+                move.hold(error)
         else:
             self._take(moves, wraps, goal)
 
@@ -313,7 +313,7 @@ class Rewrapper:
             if isinstance(wrapped, RefusedError):
                 move.end(Outcome.QUARANTINED, wrapped.reason_code, str(wrapped))
             elif isinstance(wrapped, KmsError):
-                move.held = wrapped
+                move.hold(wrapped)
             elif not self.keys.reaches(wrapped.key_version, goal.target):
                 # A service that is slow to show a new version everywhere: wait, do not accept.
                 raise UnavailableError(
@@ -333,7 +333,7 @@ class Rewrapper:
         opened = unwrap_many(target, [(new, move.context) for move, new in known])
         for (move, new), key in zip(known, opened, strict=True):
             if isinstance(key, KmsError) and not isinstance(key, RefusedError):
-                move.held = key
+                move.hold(key)
             elif isinstance(key, RefusedError) or key != move.data_key:
                 raise ProofFailedError(
                     f"the new wrap of blob {move.blob_id!r} under {new.key_version} does not open "

@@ -1,7 +1,6 @@
 import base64
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from keywrap.contents import content_format
 from keywrap.datakey import DataKey
 from keywrap.keyfile import BadKeyFileError, KeyFile
 from keywrap.keyring import KeyRing
-from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError
+from keywrap.keys import WrappedKey
+from keywrap.kms import Context, KmsError, RefusedError, UnavailableError
 from keywrap.layout import Layout
 from keywrap.moves import Goal, Outcome, Prove, Selection
 from keywrap.providers.local import LocalKeyProvider, create_key_file
@@ -21,6 +20,7 @@ from keywrap.reading import SidecarReader
 from keywrap.rewrapping import Rewrapper
 from keywrap.testing.stores import MemoryStore
 from keywrap.threads import StoreThreads
+from tests.keyfiles import denied, document, edit, named
 
 CONTEXT = {"blob_id": "tenants/7/Rechnung März.pdf"}
 
@@ -34,32 +34,6 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def provider(path: Path) -> LocalKeyProvider:
     return LocalKeyProvider("blobs", path)
-
-
-def document(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_bytes())
-    return read
-
-
-def named(path: Path, number: int) -> KeyVersion:
-    """Return a version as wraps name it."""
-    file = KeyFile.parse(path.read_bytes())
-    return file.name_of(file.versions[number - 1])
-
-
-def edit(path: Path, number: int, **fields: object) -> None:
-    """Change a version as an operator with an editor would."""
-    record = document(path)
-    record["versions"][number - 1] |= fields
-    path.write_text(json.dumps(record))
-
-
-def denied(act: Callable[[], object], reason_code: str) -> DeniedError:
-    with pytest.raises(DeniedError) as refused:
-        act()
-    assert refused.value.reason_code == reason_code
-    assert refused.value.key == "local:blobs"
-    return refused.value
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o610, 0o644])

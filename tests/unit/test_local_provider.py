@@ -1,12 +1,9 @@
 import base64
-import json
 import os
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidTag
@@ -30,6 +27,7 @@ from keywrap.providers.local import FIRST_BLOCK, LARGEST_BLOCK, LocalKeyProvider
 from keywrap.tables import local as table
 from keywrap.tables.common import ConfigError
 from keywrap.testing.kms import ProviderConformance
+from tests.keyfiles import denied, document, edit, named
 
 CONTEXT = {"blob_id": "tenants/7/Rechnung März.pdf"}
 
@@ -48,41 +46,11 @@ def provider(path: Path) -> LocalKeyProvider:
 class TestLocalKeyProvider(ProviderConformance):
     @pytest.fixture
     def provider(self, path: Path) -> KeyProvider:
-        # A check value without a letter is the same in capitals, which a test takes for another.
-        while document(path)["versions"][0]["id"][:8].isdecimal():
-            path.unlink()
-            create_key_file(path, "blobs")
         return LocalKeyProvider("blobs", path)
-
-
-def document(path: Path) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(path.read_bytes())
-    return read
-
-
-def named(path: Path, number: int) -> KeyVersion:
-    """Return a version as wraps name it."""
-    file = KeyFile.parse(path.read_bytes())
-    return file.name_of(file.versions[number - 1])
-
-
-def edit(path: Path, number: int, **fields: object) -> None:
-    """Change a version as an operator with an editor would."""
-    record = document(path)
-    record["versions"][number - 1] |= fields
-    path.write_text(json.dumps(record))
 
 
 def keys(count: int) -> list[tuple[DataKey, dict[str, str]]]:
     return [(DataKey.generate(), CONTEXT) for _ in range(count)]
-
-
-def denied(act: Callable[[], object], reason_code: str) -> DeniedError:
-    with pytest.raises(DeniedError) as refused:
-        act()
-    assert refused.value.reason_code == reason_code
-    assert refused.value.key == "local:blobs"
-    return refused.value
 
 
 def test_it_batches_and_creates_versions_and_rewraps_nothing_by_itself(

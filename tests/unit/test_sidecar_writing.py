@@ -18,27 +18,10 @@ from keywrap.sidecar import (
     BadSidecarError,
     Sidecar,
 )
+from tests.texts import FULL, KEK, sidecar
 
-KEK = KeyVersion("hcvault://transit/blob-kek", "3")
 ENV = KeyVersion("env:BLOB_KEY")
 DPAPI = KeyVersion("dpapi:BLOB_KEY_DPAPI")
-SECRET = b"canary: the bytes of a wrap"
-WRAP = base64.b64encode(SECRET).decode()
-FULL = {
-    "key_id": str(KEK),
-    "wrapped_dek": WRAP,
-    "dek_version": 4,
-    "context": {"blob_id": "tenants/7/größe.pdf"},
-    "content": "stream-v1",
-    "object": "0123456789abcdef" * 2,
-    "previous": {"key_id": "env:BLOB_KEY", "wrapped_dek": WRAP},
-}
-
-
-def sidecar(**fields: object) -> bytes:
-    return json.dumps(fields).encode()
-
-
 json_values = st.recursive(
     st.none()
     | st.booleans()
