@@ -46,6 +46,8 @@ def require_store(work: Work) -> None:
         known = marks.known(connection, runtime.store)
     if known is None and campaign.kind in MOVING:
         found = _put_mark(runtime.reader.store)
+        # Before the mark is noted: where conditions are ignored, two workers put two marks.
+        _require_conditions(runtime.reader.store)  # type: ignore[arg-type] # by identity
         with runtime.ledger.begin() as connection:
             known = marks.learn(connection, runtime.store, found)
     if known is not None and _read_mark(runtime.reader.store) != known:

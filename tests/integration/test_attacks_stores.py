@@ -137,6 +137,22 @@ def test_a_new_ledger_takes_over_the_mark_that_a_store_bears(yard: Yard) -> None
     assert yard.desk.rows("SELECT mark FROM store_mark") == [("from-an-older-ledger",)]
 
 
+def test_no_mark_is_noted_for_a_store_that_ignores_conditions(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # There each of two workers puts its own: the one noted would not be the one that is found.
+    yard.plant(4, ("wrapped",))
+    store = yard.world.store
+    with monkeypatch.context() as careless:
+        careless.setattr(store, "create", store._objects.__setitem__)
+        campaign = yard.start(Kind.MIGRATE)
+        blocked = yard.run(campaign, State.BLOCKED)
+        assert blocked.reason_code == "store_ignores_conditions"
+        assert yard.desk.rows("SELECT * FROM store_mark") == []
+    assert yard.run(campaign, time_passes=True).state is State.COMPLETE
+    yard.assert_moved()
+
+
 @pytest.mark.parametrize("kind", [Kind.INVENTORY, Kind.MIGRATE, Kind.VERIFY])
 def test_a_worker_of_another_configuration_leaves_a_campaign_alone(yard: Yard, kind: Kind) -> None:
     yard.plant(4, ("wrapped",))

@@ -242,7 +242,7 @@ def test_it_ends_with_the_process_that_started_it() -> None:
     while time.monotonic() < deadline:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
             return
         time.sleep(0.05)
     raise AssertionError("it is still there")
