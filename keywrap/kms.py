@@ -144,6 +144,21 @@ class VersionCreator(Protocol):
 
 
 @runtime_checkable
+class VersionSwitch(Protocol):
+    """A provider that can take a version of its KEK out of use, and put it back."""
+
+    def disable_version(self, version: KeyVersion) -> None:
+        """Let nothing be opened under a version any more; done already is done.
+
+        Raises:
+            DeniedError: it is the current version, or the service does not allow it.
+        """
+
+    def enable_version(self, version: KeyVersion) -> None:
+        """Let wraps of a disabled version open again; done already is done."""
+
+
+@runtime_checkable
 class VersionOrder(Protocol):
     """A provider whose versions' names do not tell their order, such as key material ids."""
 
