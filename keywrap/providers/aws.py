@@ -22,10 +22,12 @@ from keywrap.kms import (
 from keywrap.providers.aws_answers import Answer, Answers, is_material
 from keywrap.providers.aws_arn import SCHEME, region_of
 from keywrap.providers.aws_client import DEFAULT_THREADS
-from keywrap.providers.aws_connection import AwsConnection, Batch
+from keywrap.providers.aws_connection import AwsConnection
 from keywrap.providers.aws_errors import DryRunPassedError
-from keywrap.providers.aws_history import MaterialHistory, in_order
+from keywrap.providers.aws_history import in_order
 from keywrap.providers.aws_rotation import Rotation
+from keywrap.providers.calls import Batch
+from keywrap.providers.version_history import VersionHistory
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient  # stubs: not there at run time
@@ -84,7 +86,7 @@ class AwsKeyProvider:
         self._siblings = siblings - {self.key}
         self._answers = Answers(self.key, arn)
         self._connection = AwsConnection(self.key, make_client, threads, self._count_request)
-        self._history = MaterialHistory(self._read_materials, self._read_current)
+        self._history = VersionHistory(self._read_materials, self._read_current)
 
     def __repr__(self) -> str:
         return f"AwsKeyProvider({self.key})"
@@ -293,8 +295,7 @@ class AwsKeyProvider:
     def _each(
         self, do: Callable[[_Item, Batch], _Result], items: Sequence[_Item]
     ) -> list[_Result | KmsError]:
-        batch = Batch(len(items))
-        return self._connection.each(lambda item: batch.run(do, item), items)
+        return self._connection.each(do, items)
 
     def _send(
         self, method: str, parameters: Mapping[str, Any], batch: Batch | None = None
@@ -304,7 +305,7 @@ class AwsKeyProvider:
     def _read_current(self) -> str:
         return self._answers.current_material(self._send("describe_key", {"KeyId": self._arn}))
 
-    def _read_materials(self) -> list[str]:
+    def _read_materials(self) -> dict[str, int]:
         request = {"KeyId": self._arn, "IncludeKeyMaterial": "ALL_KEY_MATERIAL"}
         rotations: list[Answer] = []
         for _ in range(_MOST_PAGES):
@@ -313,7 +314,7 @@ class AwsKeyProvider:
             if not answer.get("Truncated") or not answer.get("NextMarker"):
                 break
             request = {**request, "Marker": answer["NextMarker"]}
-        return in_order(rotations)
+        return {material: rank for rank, material in enumerate(in_order(rotations))}
 
     def _wrapped(self, answer: Answer, material_field: str) -> WrappedKey:
         ciphertext = self._answers.data(answer, "CiphertextBlob")

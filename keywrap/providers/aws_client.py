@@ -5,7 +5,6 @@ proxies, retries, and botocore's logging, which at DEBUG writes whole requests. 
 come from, that of STS included, `awssession` sees to.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ except ImportError as error:
     raise ImportError("a key in AWS KMS needs: pip install 'keywrap[aws]'") from error
 
 from keywrap import awssession
+from keywrap.providers.silence import silence
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient  # stubs: not there at run time
@@ -75,26 +75,5 @@ def kms_client(region: str, access: AwsAccess) -> "KMSClient":
             proxies={},
         ),
     )
-    silence_botocore()
+    silence({"boto3", "botocore", "urllib3"})
     return client
-
-
-class _NoDetail(logging.Filter):
-    """Drops what is below INFO."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.INFO
-
-
-_NO_DETAIL = _NoDetail()
-
-
-def silence_botocore() -> None:
-    """Keep botocore from logging requests and answers, which hold plaintext data keys.
-
-    At DEBUG it writes both whole. A level on a parent logger does not hold (an application, or
-    `boto3.set_stream_logger`, sets it anew), so each logger that exists gets a filter of its own.
-    """
-    for name in list(logging.root.manager.loggerDict):
-        if name.partition(".")[0] in {"boto3", "botocore", "urllib3"}:
-            logging.getLogger(name).addFilter(_NO_DETAIL)

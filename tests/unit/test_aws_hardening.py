@@ -29,10 +29,10 @@ from keywrap.kms import (
     ThrottledError,
     UnavailableError,
 )
-from keywrap.providers import aws_connection
+from keywrap.providers import calls
 from keywrap.providers.aws import AwsKeyProvider
 from keywrap.providers.aws_client import AwsAccess, kms_client
-from keywrap.providers.aws_pace import Pace
+from keywrap.providers.pace import Pace
 from keywrap.testing.aws_kms import Corruption, StrictKms
 from keywrap.testing.aws_kms_hook import attach
 from keywrap.testing.aws_kms_keys import KeyState
@@ -96,8 +96,8 @@ def fail_after(
 class TestWhatABatchMadeStaysMade:
     @pytest.fixture(autouse=True)
     def _little_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(aws_connection, "THROTTLED_FOR_S", 0.5)
-        monkeypatch.setattr(aws_connection, "MOST_THROTTLED_FOR_S", 0.5)
+        monkeypatch.setattr(calls, "THROTTLED_FOR_S", 0.5)
+        monkeypatch.setattr(calls, "MOST_THROTTLED_FOR_S", 0.5)
 
     def test_a_throttled_batch_gets_through_in_the_end(
         self, kms: StrictKms, provider: AwsKeyProvider, monkeypatch: pytest.MonkeyPatch
@@ -146,7 +146,7 @@ class TestWhatABatchMadeStaysMade:
             "Decrypt": lambda: provider.unwrap_many([(wrapped, CONTEXT)] * 300),
             "ReEncrypt": lambda: provider.rewrap_many([(wrapped, CONTEXT)] * 300),
         }
-        monkeypatch.setattr(aws_connection, "RETRY_FOR_S", 0.1)
+        monkeypatch.setattr(calls, "RETRY_FOR_S", 0.1)
         asked = fail_after(100, code, kms, monkeypatch)
         results = act[operation]()
         kinds = Counter(type(each) for each in results)
@@ -166,7 +166,7 @@ class TestWhatABatchMadeStaysMade:
         del kms
         errors = {0: ThrottledError("slow down"), 1: ProofFailedError("another data key")}
 
-        def do(item: int, _batch: aws_connection.Batch) -> int:
+        def do(item: int, _batch: calls.Batch) -> int:
             time.sleep(0.05 * (1 - item))
             raise errors[item]
 
@@ -289,8 +289,8 @@ def shown(error: BaseException) -> str:
 class TestNoFrameHoldsADataKey:
     @pytest.fixture(autouse=True)
     def _no_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(aws_connection, "THROTTLED_FOR_S", 0.05)
-        monkeypatch.setattr(aws_connection, "RETRY_FOR_S", 0.1)
+        monkeypatch.setattr(calls, "THROTTLED_FOR_S", 0.05)
+        monkeypatch.setattr(calls, "RETRY_FOR_S", 0.1)
 
     @pytest.mark.parametrize(
         "code", ["AccessDeniedException", "ThrottlingException", "KMSInternalException"]

@@ -40,7 +40,7 @@ from keywrap.kms import (
     VersionCreator,
     VersionOrder,
 )
-from keywrap.providers import aws_connection, aws_history, aws_rotation
+from keywrap.providers import aws_rotation, calls, version_history
 from keywrap.providers.aws import AwsKeyProvider
 from keywrap.providers.aws_client import AwsAccess, kms_client
 from keywrap.tables.aws import open_provider, read
@@ -446,8 +446,8 @@ ERRORS = [
 class TestErrors:
     @pytest.fixture(autouse=True)
     def _no_patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(aws_connection, "THROTTLED_FOR_S", 0.05)
-        monkeypatch.setattr(aws_connection, "RETRY_FOR_S", 0.1)
+        monkeypatch.setattr(calls, "THROTTLED_FOR_S", 0.05)
+        monkeypatch.setattr(calls, "RETRY_FOR_S", 0.1)
 
     @pytest.mark.parametrize(("code", "kind", "reason"), ERRORS)
     def test_each_code_is_one_of_the_four_kinds(
@@ -471,7 +471,7 @@ class TestErrors:
         if kind in {DeniedError, RefusedError}:
             assert world.asked() == ["Decrypt"]
         if kind is UnavailableError:
-            assert len(world.asked()) <= aws_connection.ATTEMPTS
+            assert len(world.asked()) <= calls.ATTEMPTS
 
     def test_in_a_batch_a_refusal_is_its_item_s_own_and_another_error_every_item_s(
         self, world: World, provider: AwsKeyProvider
@@ -607,7 +607,7 @@ SECRET_TEXT = base64.b64encode(SECRET).decode()
 def test_an_answer_that_is_none_gives_nothing_and_is_not_shown(
     world: World, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    monkeypatch.setattr(aws_connection, "RETRY_FOR_S", 0.1)
+    monkeypatch.setattr(calls, "RETRY_FOR_S", 0.1)
     provider = AwsKeyProvider(world.kms.create_key(), answering(200, body))
     wrapped = WrappedKey(KeyVersion(provider.key, MATERIAL), bytes(184))
     for act in (
@@ -637,8 +637,8 @@ def test_an_answer_that_is_none_gives_nothing_and_is_not_shown(
 def test_a_status_without_a_code_is_one_of_the_kinds_and_its_text_is_not_repeated(
     world: World, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[KmsError]
 ) -> None:
-    monkeypatch.setattr(aws_connection, "THROTTLED_FOR_S", 0.05)
-    monkeypatch.setattr(aws_connection, "RETRY_FOR_S", 0.1)
+    monkeypatch.setattr(calls, "THROTTLED_FOR_S", 0.05)
+    monkeypatch.setattr(calls, "RETRY_FOR_S", 0.1)
     echo = json.dumps({"message": SECRET_TEXT, "__type": SECRET_TEXT}).encode()
     for body in (b"<html></html>", echo):
         provider = AwsKeyProvider(world.kms.create_key(), answering(status, body))
@@ -769,7 +769,7 @@ class TestOrder:
         assert world.asked() == ["ListKeyRotations"]
         unseen = world.kms.rotate(arn_of(provider))
         assert not provider.is_newer(unseen, than=current)
-        monkeypatch.setattr(aws_history, "ASK_AGAIN_S", 0.0)
+        monkeypatch.setattr(version_history, "ASK_AGAIN_S", 0.0)
         assert provider.is_newer(unseen, than=current)
 
     def test_a_current_version_that_is_news_lets_the_order_be_read_again(
@@ -821,7 +821,7 @@ class TestThrottling:
     def test_what_is_throttled_for_long_says_so(
         self, world: World, provider: AwsKeyProvider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(aws_connection, "THROTTLED_FOR_S", 0.2)
+        monkeypatch.setattr(calls, "THROTTLED_FOR_S", 0.2)
         world.kms.faults.fail_next("ThrottlingException", times=10_000)
         began = time.monotonic()
         results = provider.wrap_many([(DATA_KEY, CONTEXT)] * 20)

@@ -1,4 +1,4 @@
-"""How fast one process asks a KMS key, once KMS has asked for less."""
+"""How fast one process asks a key service, once the service has asked for less."""
 
 import random
 import threading
@@ -35,7 +35,7 @@ class Pace:
             When the turn was given, by the monotonic clock.
         """
         now = time.monotonic()
-        if not self._gap_s:
+        if not self._gap_s and now >= self._next_at:
             return now
         with self._lock:
             self._gap_s *= 0.5 ** ((now - self._eased_at) / _HALVED_IN_S)
@@ -50,11 +50,17 @@ class Pace:
                 self._next_at = min(self._next_at, turn)
         return now
 
-    def throttled(self, turn_given_at: float) -> None:
-        """Slow down, unless that turn was given before the last time that this was done."""
+    def throttled(self, turn_given_at: float, rest_s: float = 0.0) -> None:
+        """Slow down, unless that turn was given before the last time that this was done.
+
+        Args:
+            turn_given_at: what `wait` returned.
+            rest_s: how long the service asked not to be asked at all.
+        """
         with self._lock:
             now = time.monotonic()
             if turn_given_at >= self._slowed_at:
                 self._gap_s = min(max(2 * self._gap_s, _FIRST_GAP_S), _MOST_GAP_S)
                 self._slowed_at = self._eased_at = now
                 self._next_at = max(self._next_at, now + self._gap_s)
+            self._next_at = max(self._next_at, now + rest_s)

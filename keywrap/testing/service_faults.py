@@ -1,0 +1,127 @@
+"""What can go wrong at a reference service, asked for by a test; the service says how it fails."""
+
+import threading
+import time
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+_Failure = TypeVar("_Failure")
+
+_LOST = "lost"
+
+
+@dataclass(slots=True)
+class _Planned:
+    """A fault for the next requests of one operation, or of any."""
+
+    kind: str
+    what: object
+    times: int
+    operation: str
+
+
+class ServiceFaults(Generic[_Failure]):
+    """The faults that are planned; may be used from many threads.
+
+    Args:
+        throttled: the failure of a request above the rate.
+        limited: the operations that share the rate.
+    """
+
+    def __init__(self, throttled: _Failure, limited: frozenset[str]) -> None:
+        self._throttled = throttled
+        self._limited = limited
+        self._planned: list[_Planned] = []
+        self._latency_s: dict[str, float] = {}
+        self._per_s = 0.0
+        self._tokens = 0.0
+        self._filled_at = 0.0
+        self._lock = threading.Lock()
+
+    def fail_next(self, failure: _Failure, *, times: int = 1, operation: str = "") -> None:
+        """Answer the next requests with a failure, before anything is done.
+
+        Args:
+            failure: as the service takes it.
+            times: how many requests.
+            operation: the only operation that is meant; any if empty.
+        """
+        self._plan("failure", failure, times, operation)
+
+    def lose_next_reply(self, *, times: int = 1, operation: str = "") -> None:
+        """Do the next requests, and give no answer; arguments as above."""
+        self._plan(_LOST, _LOST, times, operation)
+
+    def corrupt_next(self, what: Hashable, *, times: int = 1, operation: str = "") -> None:
+        """Corrupt the next answers of an operation, or of any; arguments as above."""
+        self._plan("corruption", what, times, operation)
+
+    def delay(self, seconds: float, *, operation: str = "") -> None:
+        """Let every request, or those of one operation, take so long from now on."""
+        with self._lock:
+            self._latency_s[operation] = seconds
+
+    def latency_s(self, operation: str) -> float:
+        """Return how long a request is to take."""
+        with self._lock:
+            return self._latency_s.get(operation, self._latency_s.get("", 0.0))
+
+    def limit_rate(self, per_s: float) -> None:
+        """Throttle above a rate in requests a second; 0 for no limit.
+
+        A tenth of a second's worth may come at once.
+        """
+        with self._lock:
+            self._per_s, self._tokens, self._filled_at = per_s, per_s / 10, time.monotonic()
+
+    def clear(self) -> None:
+        """Forget every fault that is planned."""
+        with self._lock:
+            self._planned.clear()
+            self._latency_s.clear()
+            self._per_s = 0.0
+
+    def failure(self, operation: str) -> _Failure | None:
+        """Return how a request that begins now is to fail; None where it is not."""
+        with self._lock:
+            planned = self._take("failure", operation)
+            if planned is not None:
+                return planned.what  # type: ignore[return-value] # `fail_next` took it
+            if self._per_s and operation in self._limited and not self._spend_token():
+                return self._throttled
+        return None
+
+    def corruption(self, operation: str) -> object | None:
+        """Take the corruption that is planned for this answer."""
+        with self._lock:
+            planned = self._take("corruption", operation)
+            return planned.what if planned else None
+
+    def loses_reply(self, operation: str) -> bool:
+        """Whether the reply of a request that was done is to be lost."""
+        with self._lock:
+            return self._take(_LOST, operation) is not None
+
+    def _plan(self, kind: str, what: object, times: int, operation: str) -> None:
+        with self._lock:
+            self._planned.append(_Planned(kind, what, times, operation))
+
+    def _take(self, kind: str, operation: str) -> _Planned | None:
+        for planned in self._planned:
+            if planned.kind == kind and planned.operation in {"", operation}:
+                planned.times -= 1
+                if not planned.times:
+                    self._planned.remove(planned)
+                return planned
+        return None
+
+    def _spend_token(self) -> bool:
+        now = time.monotonic()
+        most = max(1.0, self._per_s / 10)
+        self._tokens = min(most, self._tokens + (now - self._filled_at) * self._per_s)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
