@@ -1,0 +1,1 @@
+"""DPAPI: what Windows' `CryptProtectData` wraps, read strictly and on any host."""
