@@ -1,5 +1,6 @@
 """Whether a store keeps the one promise that everything here rests on: conditional writes."""
 
+import re
 import secrets
 from collections.abc import Callable
 
@@ -11,6 +12,8 @@ from keywrap.stores import (
     StoreError,
     StoreUnavailableError,
 )
+
+_LAST_DIGIT = re.compile("[0-9A-Fa-f](?=[^0-9A-Fa-f]*$)")
 
 
 class UnconditionalStoreError(StoreUnavailableError):
@@ -42,10 +45,16 @@ def require_conditional_writes(store: Store, name: str) -> None:
         UnconditionalStoreError: it makes such a write.
         StoreUnavailableError: it did not answer, or not with a refusal.
     """
-    data = store.read(name).data
-    stale = Stored(b"never written", f'"{secrets.token_hex(16)}"')
-    _refuses(lambda: store.create(name, data), AlreadyExistsError, "If-None-Match")
-    _refuses(lambda: store.replace(name, data, stale), ChangedError, "If-Match")
+    read = store.read(name)
+    stale = Stored(b"never written", _another(read.tag))
+    _refuses(lambda: store.create(name, read.data), AlreadyExistsError, "If-None-Match")
+    _refuses(lambda: store.replace(name, read.data, stale), ChangedError, "If-Match")
+
+
+def _another(tag: str) -> str:
+    """Return a tag that the object does not bear, of the same form: some stores refuse others."""
+    other, changes = _LAST_DIGIT.subn(lambda found: "1" if found[0] == "2" else "2", tag)
+    return other if changes else f'"{secrets.token_hex(16)}"'
 
 
 def _refuses(write: Callable[[], None], refusal: type[StoreError], condition: str) -> None:

@@ -1,10 +1,10 @@
 """The folder of a file store, and the way from it to an object, on which no link is followed."""
 
 import os
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 from keywrap.stores import StoreUnavailableError
@@ -17,9 +17,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 class Root:
     """The folder of a store.
 
-    It is opened anew for each operation. Keeping it open would save 1.5 µs of some 15, but hold
-    its file system in place (umount(8) would call it busy), and go on with a dead one after
-    another was mounted.
+    It is opened anew for each operation, or for each batch (`kept_open`). Keeping it open for
+    good would hold its file system in place (umount(8) would call it busy), and go on with a dead
+    one after another was mounted.
 
     Args:
         path: links on the way to it are followed.
@@ -28,9 +28,10 @@ class Root:
     def __init__(self, path: Path) -> None:
         self._path = os.path.abspath(path)  # noqa: PTH100  # `Path.resolve` follows links
         self._identity: os.stat_result | None = None
+        self._kept: OpenRoot | None = None
 
-    def open(self) -> int:
-        """Return a descriptor of it, making sure that it is still the same folder.
+    def open(self) -> "OpenRoot":
+        """Return it, open, making sure that it is still the same folder.
 
         A file system that went away leaves another folder there, or none. Taking that for a
         store without objects would count every blob as gone.
@@ -38,6 +39,9 @@ class Root:
         Raises:
             StoreUnavailableError: it is away.
         """
+        kept = self._kept
+        if kept is not None and kept.share():
+            return kept
         try:
             root = os.open(self._path, _FOLDER)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -49,7 +53,21 @@ class Root:
         except BaseException:
             os.close(root)
             raise
-        return root
+        return OpenRoot(root)
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Open it once for all operations of the block, in all threads.
+
+        Raises:
+            StoreUnavailableError: it is away.
+        """
+        with self.open() as kept:
+            before, self._kept = self._kept, kept
+            try:
+                yield
+            finally:
+                self._kept = before
 
     def _require_same(self, found: os.stat_result) -> None:
         if self._identity is None:
@@ -60,13 +78,14 @@ class Root:
             )
 
     def open_folder(self, folders: Sequence[str]) -> int:
-        """Return a descriptor of a folder in it.
+        """Return a descriptor of a folder in it, which the caller closes.
 
         Raises:
             OSError: there is none, or a link is on the way.
             StoreUnavailableError: the root is away.
         """
-        return self.place(folders, "").only_folder()
+        with self.open() as root:
+            return enter(root.file, folders) if folders else os.dup(root.file)
 
     def place(self, folders: Sequence[str], leaf: str, *, make: bool = False) -> "Place":
         """Open the place of an object.
@@ -82,47 +101,100 @@ class Root:
         """
         root = self.open()
         if not folders:
-            return Place(root, root, leaf)
+            return Place(root, root.file, leaf)
         try:
-            return Place(root, enter(root, folders, make=make), leaf)
+            return Place(root, enter(root.file, folders, make=make), leaf)
         except BaseException:
-            os.close(root)
+            root.leave()
             raise
 
 
-@dataclass(slots=True)
-class Place:
-    """Where an object is, held open until the block ends.
+class OpenRoot:
+    """The root's folder, open until the last of its users has left.
+
+    A thread of a batch may still be at work when the batch is given up: a descriptor that was
+    closed under it could by then be of another folder.
 
     Attributes:
-        root: descriptor of the store's root.
-        folder: descriptor of the object's folder; the root's own one where it lies there.
-        leaf: the object's name in it.
+        file: descriptor of the folder.
     """
 
-    root: int
-    folder: int
-    leaf: str
+    __slots__ = ("_inner", "_lock", "_users", "file")
+
+    def __init__(self, file: int) -> None:
+        self.file = file
+        self._inner: dict[tuple[str, ...], int] = {}
+        self._users = 1
+        self._lock = Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.folder != self.root:
-            os.close(self.folder)
-        os.close(self.root)
+        self.leave()
 
-    def only_folder(self) -> int:
-        """Let go of all but the folder, and return its descriptor."""
-        if self.folder != self.root:
-            os.close(self.root)
-        return self.folder
+    def share(self) -> bool:
+        """Become one more user; False where the last one has left."""
+        with self._lock:
+            if self._users:
+                self._users += 1
+            return self._users > 0
+
+    def leave(self) -> None:
+        """Be a user no more; the last one closes it."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+        for file in (self.file, *self._inner.values()):
+            os.close(file)
+
+    def inner(self, folders: tuple[str, ...]) -> int:
+        """Return a descriptor of a folder in it, made if need be and kept as long as this one.
+
+        Raises:
+            OSError: it cannot be made, or a link is on the way.
+        """
+        with self._lock:
+            inner = self._inner.get(folders)
+            if inner is not None:
+                if os.fstat(inner).st_nlink:
+                    return inner
+                # Removed while we held it open: others meet in the one that took its place.
+                os.close(self._inner.pop(folders))
+            self._inner[folders] = inner = enter(self.file, folders, make=True)
+            return inner
+
+
+class Place:
+    """Where an object is, held open until the block ends.
+
+    Attributes:
+        root: the store's root.
+        folder: descriptor of the object's folder; the root's own one where it lies there.
+        leaf: the object's name in it.
+    """
+
+    __slots__ = ("folder", "leaf", "root")
+
+    def __init__(self, root: OpenRoot, folder: int, leaf: str) -> None:
+        self.root = root
+        self.folder = folder
+        self.leaf = leaf
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.folder != self.root.file:
+            os.close(self.folder)
+        self.root.leave()
 
 
 class Closing:
     """Closes a descriptor when the block ends."""
 
-    # No `contextlib.contextmanager`, here and beside: it takes as long as the system calls.
+    # No `contextlib.contextmanager`, as above for a batch: it takes as long as the system calls.
     __slots__ = ("_file",)
 
     def __init__(self, file: int) -> None:

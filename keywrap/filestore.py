@@ -20,13 +20,14 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from keywrap import fileswap
 from keywrap.filelocks import LOCKS_FOLDER, Held, hold, stripe_of
-from keywrap.fileroot import Closing, Place, Root, enter
+from keywrap.fileroot import Closing, OpenRoot, Place, Root
 from keywrap.layout import RESERVED
 from keywrap.stores import (
     AlreadyExistsError,
@@ -39,12 +40,13 @@ from keywrap.stores import (
     TooLargeError,
 )
 
-_LOCKS = LOCKS_FOLDER.rstrip("/").split("/")
+_LOCKS = tuple(LOCKS_FOLDER.rstrip("/").split("/"))
 
 # NUL ends a path; half a surrogate pair is how Python spells a byte that is not UTF-8, and
 # a backslash how `names` spells it, so that it would be another file.
 _NOT_IN_NAMES = re.compile("[\0\\\\\ud800-\udfff]")
 _NOT_A_SEGMENT = frozenset({"", ".", ".."})
+_PLAIN_LEAF = re.compile("[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 _UNCHANGED = "nothing was changed"
 _UNKNOWN = "whether it was changed is not known; read it again"
@@ -60,6 +62,17 @@ _NO_OBJECT = frozenset(
         errno.ENAMETOOLONG,
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredFile(Stored):
+    """What one read of a file returned.
+
+    Attributes:
+        found: the file's status just before its bytes were read.
+    """
+
+    found: os.stat_result
 
 
 class FileStore:
@@ -78,19 +91,23 @@ class FileStore:
 
     def __init__(self, root: Path) -> None:
         self._root = Root(root)
-        os.close(self._root.open())
+        self._root.open().leave()
 
     def check(self) -> None:
         """Tell a store that is away from an object that is; see `Store.check`."""
-        with _Mapped(""), Closing(self._root.open()) as root, os.scandir(root) as entries:
+        with _Mapped(""), self._root.open() as root, os.scandir(root.file) as entries:
             next(entries, None)  # a dead network file system often opens, but lists not
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep the root and the locks' folder open for a batch; see `HoldingStore.held`."""
+        return self._root.kept_open()
 
     def read(self, name: str, *, limit: int | None = None) -> Stored:
         """Read an object whole; see `Store.read`."""
-        data = self._read(name, 0, None if limit is None else limit + 1)
+        data, found = self._read(name, 0, None if limit is None else limit + 1)
         if limit is not None and len(data) > limit:
             raise TooLargeError(f"{name!r} has more than {limit} bytes", name=name)
-        return Stored(data, hashlib.sha256(data).hexdigest())
+        return _StoredFile(data, hashlib.sha256(data).hexdigest(), found)
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         """Read a part of an object; see `Store.read_range`.
@@ -100,25 +117,29 @@ class FileStore:
         """
         if start < 0 or length < 0:
             raise ValueError("a range starts at 0 or later and has no negative length")
-        return self._read(name, start, length)
+        return self._read(name, start, length)[0]
 
-    def _read(self, name: str, start: int, length: int | None) -> bytes:
+    def _read(self, name: str, start: int, length: int | None) -> tuple[bytes, os.stat_result]:
         with (
             _Mapped(name),
             self._place_of(name) as at,
             Closing(os.open(at.leaf, fileswap.READ, dir_fd=at.folder)) as file,
         ):
-            found = os.fstat(file)
+            found = os.fstat(file)  # first: what is written meanwhile is newer than this says
             if not stat.S_ISREG(found.st_mode):
                 raise _no_object(name)
-            return fileswap.read(file, start, length, found.st_size)
+            return fileswap.read(file, start, length, found.st_size), found
 
     def create(self, name: str, data: bytes) -> None:
         """Create an object, durably and only if there is none; see `Store.create`."""
+        self.create_from(name, (data,))
+
+    def create_from(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Create an object of pieces as `create` does; see `StreamingStore.create_from`."""
         with (
             _Mapped(name),
             self._place_of(name, make=True) as at,
-            fileswap.written(at.folder, data) as new,
+            fileswap.written(at.folder, chunks) as new,
             _Mapped(name, _UNKNOWN),
         ):
             try:
@@ -133,9 +154,12 @@ class FileStore:
         """Replace an object, durably and only if unchanged; see `Store.replace`."""
         try:
             with _Mapped(name), self._place_of(name) as at:
-                like = os.stat(at.leaf, dir_fd=at.folder, follow_symlinks=False)
-                with fileswap.written(at.folder, data, like=like) as new:
-                    replaced = self._swap(name, at, new, expected.data)
+                if isinstance(expected, _StoredFile):
+                    like = expected.found
+                else:
+                    like = os.stat(at.leaf, dir_fd=at.folder, follow_symlinks=False)
+                with fileswap.written(at.folder, (data,), like=like) as new:
+                    replaced = self._swap(name, at, new, like, expected.data)
                     if replaced:
                         with _Mapped(name, _UNKNOWN):
                             os.fsync(at.folder)
@@ -147,15 +171,25 @@ class FileStore:
         if not replaced:
             raise ChangedError(f"{name!r} is no longer what was read", name=name)
 
-    def _swap(self, name: str, at: Place, new: fileswap.NewFile, expected: bytes) -> bool:
+    def _swap(
+        self,
+        name: str,
+        at: Place,
+        new: fileswap.NewFile,
+        like: os.stat_result,
+        expected: bytes,
+    ) -> bool:
         # The slow flush of the new bytes is over, and the folder's comes after: the lock is held
         # for moments only, and the disk flushes for many writers at once.
         with _locked(name, at.root):
-            seen = fileswap.matches(at.folder, at.leaf, expected)
-            if seen is None:
-                return False
+            seen = os.stat(at.leaf, dir_fd=at.folder, follow_symlinks=False)
+            if not fileswap.is_unchanged(seen, like):
+                found = fileswap.matches(at.folder, at.leaf, expected)
+                if found is None:
+                    return False
+                new.adopt(found)  # the bytes are the same, so it was touched or given away
             with _Mapped(name, _UNKNOWN):
-                return new.take_name(at.leaf, expected, seen)
+                return new.take_name(at.leaf, expected)
 
     def delete(self, name: str) -> None:
         """Remove an object, durably; see `Store.delete`."""
@@ -246,10 +280,9 @@ class _Mapped:
             raise _store_error(error, self._name, self._outcome) from error
 
 
-def _locked(name: str, root: int) -> Held:
+def _locked(name: str, root: OpenRoot) -> Held:
     try:
-        with Closing(enter(root, _LOCKS, make=True)) as folder:
-            return hold(folder, stripe_of(name))
+        return hold(root.inner(_LOCKS), stripe_of(name))
     except OSError as error:
         # Whatever is wrong with the locks, it is not this object that is wrong.
         raise StoreUnavailableError(
@@ -270,6 +303,8 @@ def _no_object(name: str) -> NotAnObjectError:
 
 
 def _segments(name: str) -> list[str]:
+    if _PLAIN_LEAF.fullmatch(name):
+        return [name]  # nearly always so in one flat folder, and nothing that is refused below
     segments = name.split("/")
     if (
         not _NOT_A_SEGMENT.isdisjoint(segments)

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
@@ -80,13 +81,20 @@ class NewFile:
         else:
             self.is_temporary = False
 
-    def take_name(self, leaf: str, expected: bytes, seen: os.stat_result) -> bool:
-        """Take over a name from a file, if that still is the one expected.
+    def adopt(self, like: os.stat_result) -> None:
+        """Take over the owner and permissions of another file.
+
+        Raises:
+            OSError: as fchmod(2) or fchown(2).
+        """
+        _adopt(self.file, like)
+
+    def take_name(self, leaf: str, expected: bytes) -> bool:
+        """Take over a name from a file, if that has the bytes expected.
 
         Args:
             leaf: the name.
             expected: the bytes that may be displaced.
-            seen: the file that had them a moment ago.
 
         Returns:
             Whether it was taken over; if not, what a foreign writer put there is there still.
@@ -100,16 +108,19 @@ class NewFile:
             # whose bytes are on the disk already. The other is under the temporary name.
             exchange(self.folder, self.name, leaf)
         except NotImplementedError:
-            return self._overwrite(leaf, seen)
+            return self._overwrite(leaf, expected)
         if matches(self.folder, self.name, expected) is not None:
             self.is_temporary = False
             return True
         self._give_back(leaf)
         return False
 
-    def _overwrite(self, leaf: str, seen: os.stat_result) -> bool:
+    def _overwrite(self, leaf: str, expected: bytes) -> bool:
         """The older way: a foreign writer between the last look and the rename loses."""
-        if _version(os.stat(leaf, dir_fd=self.folder, follow_symlinks=False)) != _version(seen):
+        seen = matches(self.folder, leaf, expected)
+        if seen is None or not is_unchanged(
+            os.stat(leaf, dir_fd=self.folder, follow_symlinks=False), seen
+        ):
             return False
         # One atomic step. Crash before it: the old file has the name; after it: the new one.
         os.replace(self.name, leaf, src_dir_fd=self.folder, dst_dir_fd=self.folder)
@@ -149,12 +160,12 @@ class NewFile:
                 os.unlink(self.name, dir_fd=self.folder)
 
 
-def written(folder: int, data: bytes, *, like: os.stat_result | None = None) -> NewFile:
+def written(folder: int, chunks: Iterable[bytes], *, like: os.stat_result | None = None) -> NewFile:
     """Write a new file durably, under a temporary name.
 
     Args:
         folder: descriptor of the folder.
-        data: its bytes.
+        chunks: its bytes, in pieces; what taking them raises goes out.
         like: whose owner and permissions it takes over, so that nobody loses access.
 
     Raises:
@@ -166,9 +177,10 @@ def written(folder: int, data: bytes, *, like: os.stat_result | None = None) -> 
     try:
         if like is not None:
             _adopt(file, like)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(file, view) :]
         os.fsync(file)
     except BaseException:
         new.close()
@@ -209,8 +221,20 @@ def matches(folder: int, name: str, expected: bytes) -> os.stat_result | None:
         os.close(file)
 
 
-def _version(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def is_unchanged(found: os.stat_result, before: os.stat_result) -> bool:
+    """Whether a file's status says that it is the same file, with the same bytes and permissions.
+
+    Clocks of file systems tick in milliseconds (`CONFIG_HZ`): a write in place within the same
+    tick is not seen.
+    """
+    return (
+        found.st_ino == before.st_ino
+        and found.st_ctime_ns == before.st_ctime_ns
+        and found.st_mtime_ns == before.st_mtime_ns
+        and found.st_size == before.st_size
+        and found.st_dev == before.st_dev
+        and stat.S_ISREG(found.st_mode)
+    )
 
 
 def read(file: int, start: int, length: int | None, size: int) -> bytes:

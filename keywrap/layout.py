@@ -15,6 +15,9 @@ RESERVED = ".rewrap/"
 # direction (bidirectional classes LRE to PDI). One class: a scan asks for every name it lists.
 _FORGES_LINES = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _NOT_A_SEGMENT = frozenset({"", ".", ".."})
+_PLAIN = re.compile("(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+"""What nearly every blob id looks like, and nothing that is refused."""
+
 _GENERATION = re.compile(r"\.~[0-9a-f]{32}$")
 
 
@@ -40,6 +43,8 @@ def check_blob_id(blob_id: str) -> None:
         UnsafeBlobIdError: it is empty, too long, not Unicode, or has control characters, a
             backslash, or an empty, `.` or `..` segment.
     """
+    if len(blob_id) <= MAX_BLOB_ID_BYTES and _PLAIN.fullmatch(blob_id):
+        return
     if not blob_id:
         raise UnsafeBlobIdError("blob_id_empty", "the blob id is empty")
     if "\\" in blob_id:

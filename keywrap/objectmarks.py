@@ -12,14 +12,20 @@ from dataclasses import dataclass, field
 
 from keywrap.stores import Stored
 
-MARKS = "rewrap-writes"
-"""Name of the user metadata with the marks of an object's last writes, newest first."""
+MARKS = "rewrapwrites"
+"""Name of the user metadata with the marks of an object's last writes, newest first.
+
+Letters only: a name in Azure is a C# identifier, and proxies drop headers with an underscore.
+"""
 
 KEPT_MARKS = 16
 """So many writes by others are seen through while one write is found out about."""
 
 METADATA_BYTES = 2048
-"""The most user metadata of an object, names and values (S3 User Guide, "Object metadata")."""
+"""The most user metadata of an object, names and values (S3 User Guide, "Object metadata").
+
+Azure and Google Cloud Storage take 8 KiB.
+"""
 
 _MARK_BYTES = 6
 _MARK = re.compile(rf"[0-9a-f]{{{2 * _MARK_BYTES}}}")

@@ -4,6 +4,9 @@ obstore 0.12 (object_store 0.14) names no status, and one exception has several 
 under `If-None-Match` raises `AlreadyExistsError` for 412 (there is one) as for 409 (a race in
 flight, nothing written); one under `If-Match` raises `PreconditionError` for 412 (changed) as for
 404 (no such key, or no such bucket). So the message is read, which has the status and the body.
+
+Codes: API reference of Amazon S3, "Error responses"; REST API of Azure Storage, "Blob Storage error
+codes"; XML API of Google Cloud Storage, "HTTP status and error codes".
 """
 
 import re
@@ -11,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
 
-_CREDENTIALS = (
+_CREDENTIALS = re.compile(
     "The operation lacked valid authentication credentials for path "
-    "External AWS credential provider: "
+    "External (?:AWS|Azure|GCP) credential provider: "
 )
 _ANSWER = re.compile(
     r"(?:Generic \w+ error: )?Error performing [A-Z]+ \S+ in \S+ - "
@@ -23,7 +26,15 @@ _ANSWER = re.compile(
 _REDIRECT = (
     "Received redirect without LOCATION, this normally indicates an incorrectly configured region"
 )
+_TOO_FAR = re.compile(
+    r"Generic \w+ error: (?:Wanted range starting at \d+, but object was only \d+ bytes long"
+    r'|Failed to parse value for CONTENT_RANGE header: "bytes 0--1/0")'
+)
 _CODE = re.compile(r"<Code>([\w.]+)</Code>")
+_MISSING = frozenset({"NoSuchKey", "BlobNotFound"})
+_HELD = frozenset({"BlobArchived", "BlobImmutableDueToPolicy", "ContainerBeingDeleted"})
+"""What Azure answers 409 for a long time, and is no race."""
+
 _SYSTEM_MESSAGE = re.compile(r'^ *message: "([^"]{1,200})"', re.MULTILINE)
 
 
@@ -31,7 +42,7 @@ class Kind(Enum):
     """What is known of the request."""
 
     MISSING = auto()  # there is no object of that name
-    CHANGED = auto()  # 412: the condition did not hold; nothing was written
+    CHANGED = auto()  # the condition did not hold; nothing was written
     CONFLICT = auto()  # 409: another write was in flight; nothing was written
     RANGE = auto()  # 416: the object has no such bytes
     REFUSED = auto()  # the store refuses; nothing was written, and the next try fares no better
@@ -70,8 +81,10 @@ def reply_of(error: Exception, key: str) -> Reply:
     said = _without_key(message, key)
     answer = _ANSWER.match(said)
     if answer is None:
-        if said.startswith(_CREDENTIALS):
-            return Reply(Kind.REFUSED, text=_first_line(said.removeprefix(_CREDENTIALS)))
+        if found := _CREDENTIALS.match(said):
+            return Reply(Kind.REFUSED, text=_first_line(said[found.end() :]))
+        if _TOO_FAR.fullmatch(said):  # Azurite gives no bytes where Azure gives a 416
+            return Reply(Kind.RANGE, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
         if said.endswith(_REDIRECT):
             return Reply(Kind.REFUSED, HTTPStatus.MOVED_PERMANENTLY, "PermanentRedirect")
         cause = _SYSTEM_MESSAGE.search(details)
@@ -90,11 +103,12 @@ def kind_of(status: int, code: str) -> Kind:
     object, since that would count a blob as gone.
     """
     if status == HTTPStatus.NOT_FOUND:
-        return Kind.MISSING if code == "NoSuchKey" else Kind.REFUSED
+        return Kind.MISSING if code in _MISSING else Kind.REFUSED
     if status == HTTPStatus.PRECONDITION_FAILED:
-        return Kind.CHANGED
+        # Azure: somebody holds a lease on the blob. The condition was not looked at.
+        return Kind.REFUSED if code.startswith("Lease") else Kind.CHANGED
     if status == HTTPStatus.CONFLICT:
-        return Kind.CONFLICT
+        return _conflict(code)
     if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return Kind.RANGE
     unanswered = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in {
@@ -104,6 +118,12 @@ def kind_of(status: int, code: str) -> Kind:
     # Both come with 400; the second from a bucket whose objects are encrypted by KMS.
     unanswered = unanswered or code in {"RequestTimeout", "KMS.ThrottlingException"}
     return Kind.UNKNOWN if unanswered else Kind.REFUSED
+
+
+def _conflict(code: str) -> Kind:
+    if code == "BlobAlreadyExists":  # Azure's answer to If-None-Match: *
+        return Kind.CHANGED
+    return Kind.REFUSED if code in _HELD else Kind.CONFLICT
 
 
 def _without_key(message: str, key: str) -> str:

@@ -9,26 +9,23 @@ metadata (`keywrap.objectmarks`).
 Limits. A replacement keeps the object's content headers and user metadata, but not its tags,
 storage class or access control list: those become the bucket's defaults. What a bucket compares is
 the ETag, the MD5 of the content in plain S3: bytes that were changed and changed back between our
-read and our write are not seen. A write that timed out may arrive late; it is made only if the
-object is still what it was made from.
+read and our write are not seen there. (Azure's ETag and Google's generation are new with every
+write.) A write that timed out may arrive late; it is made only if the object is still what it was
+made from.
 """
 
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
 import tenacity
 
-from keywrap.conditions import ReadBackError
 from keywrap.layout import MAX_BLOB_ID_BYTES, RESERVED
-from keywrap.objectlisting import Page, list_keys
-from keywrap.objectmarks import MARKS, StoredObject, attributes_of_write, marks_of, new_mark
+from keywrap.objectmarks import StoredObject, marks_of
 from keywrap.objectreplies import Kind, Reply, reply_of
+from keywrap.objectwrites import Write
 from keywrap.stores import (
-    AlreadyExistsError,
-    ChangedError,
     NotAnObjectError,
     NotFoundError,
     Stored,
@@ -40,10 +37,12 @@ from keywrap.stores import (
 try:
     from obstore.exceptions import BaseError
 except ImportError as error:
-    raise ImportError("a store in a bucket needs: pip install 'keywrap[s3]'") from error
+    raise ImportError(
+        "a store in a bucket needs: pip install 'keywrap[s3]', 'keywrap[az]' or 'keywrap[gs]'"
+    ) from error
 
 if TYPE_CHECKING:
-    from obstore import GetResult, PutMode
+    from obstore import GetResult, PutMode, UpdateVersion
     from obstore.store import ObjectStore as ObstoreStore
 
 ATTEMPTS = 4
@@ -61,6 +60,11 @@ _UNKNOWN = "whether it was changed is not known; read it again"
 
 _Result = TypeVar("_Result")
 Operation = Literal["read", "write", "delete", "list"]
+Tag = Literal["e_tag", "version"]
+"""What a store compares before it replaces: the ETag, or the generation (Google)."""
+
+_GENERATION = re.compile("[1-9][0-9]{0,18}")
+"""Never 0: a write under the condition "generation 0" creates what is absent."""
 
 _first_user = 0
 
@@ -71,8 +75,8 @@ class Bucket(Protocol):
     def check(self, prefix: str) -> None:
         """Raise `StoreUnavailableError` where the bucket as a whole cannot be used."""
 
-    def page(self, prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001
-        """Return a page of the keys that start with `prefix` and come after `after`."""
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield every key that starts with `prefix` once, as it is, in no promised order."""
 
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say in a sentence why the bucket refused, and what permission is needed."""
@@ -82,61 +86,12 @@ class _UnansweredError(StoreUnavailableError):
     """To be tried again."""
 
 
-class _ReadBackExistsError(ReadBackError, AlreadyExistsError):
-    """There is an object that a write without an answer did not make."""
-
-
-class _ReadBackChangedError(ReadBackError, ChangedError):
-    """There is another object than a write without an answer was to replace or made."""
-
-
 class _OutOfRangeError(StoreError):
     """The object has no byte where the range begins."""
 
 
-@dataclass(slots=True)
-class _Write:
-    """One conditional write, until it is known what came of it.
-
-    Attributes:
-        name: the object's name.
-        data: its new bytes.
-        expected: what is to be replaced; None: there must be nothing.
-        mark: tells this write from every other.
-        unknown: whether a request was sent that may have been carried out.
-    """
-
-    name: str
-    data: bytes
-    expected: Stored | None
-    mark: str = field(default_factory=new_mark)
-    unknown: bool = False
-
-    @property
-    def attributes(self) -> dict[str, str]:
-        return attributes_of_write(self.mark, self.expected)
-
-    def refused(self) -> StoreError:
-        """What to raise where the bucket said that the condition does not hold."""
-        return self._lost(AlreadyExistsError, ChangedError)
-
-    def overtaken(self) -> StoreError:
-        """What to raise where reading shows that somebody wrote."""
-        if self.unknown and MARKS not in self.attributes:
-            return StoreUnavailableError(
-                f"{self.name!r} has no room for a mark that tells our write from another's",
-                name=self.name,
-            )
-        return self._lost(_ReadBackExistsError, _ReadBackChangedError)
-
-    def _lost(self, exists: type[StoreError], changed: type[StoreError]) -> StoreError:
-        if self.expected is None:
-            return exists(f"{self.name!r} is there already", name=self.name)
-        return changed(f"{self.name!r} is no longer what was read", name=self.name)
-
-
 class ObjectStore:
-    """A `keywrap.stores.Store` in a bucket. Made by `keywrap.s3store.open_s3`.
+    """A `keywrap.stores.Store` in a bucket. Made by `open_s3`, `open_azure` and `open_gcs`.
 
     A name that the client cannot carry as it is (with an empty, `.` or `..` segment, a slash at
     either end, a control character, or too long) is listed like any other and raises
@@ -150,12 +105,27 @@ class ObjectStore:
         client: an obstore store of the whole bucket, which sends every request once only.
         bucket: lists it and explains it.
         prefix: how the keys of this store start; empty, or with a slash at the end.
+        tag: what the store compares before it replaces.
+        not_carried: finds what a name may not hold, since another object would be asked for.
+        delete: removes a key, and nothing where there is none; None for obstore's own way.
     """
 
-    def __init__(self, client: "ObstoreStore", bucket: Bucket, prefix: str = "") -> None:
+    def __init__(
+        self,
+        client: "ObstoreStore",
+        bucket: Bucket,
+        prefix: str = "",
+        *,
+        tag: Tag = "e_tag",
+        not_carried: re.Pattern[str] = _NOT_CARRIED,
+        delete: Callable[[str], object] | None = None,
+    ) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
+        self._tag: Tag = tag
+        self._not_carried = not_carried
+        self._delete = delete or client.delete
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_any(
                 tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(RETRY_FOR_S)
@@ -178,7 +148,7 @@ class ObjectStore:
             if limit is not None and answer.meta["size"] > limit:
                 # The answer is dropped unread: of its body comes what is on the way already.
                 raise TooLargeError(f"{name!r} has more than {limit} bytes", name=name)
-            return _received(answer, name)
+            return self._received(answer, name)
 
         return self._patiently(lambda: self._reading(name, get))
 
@@ -207,12 +177,12 @@ class ObjectStore:
         Raises:
             StoreUnavailableError: the bucket refuses, or the outcome is not known.
         """
-        write = _Write(name, data, None)
+        write = Write(name, data, None)
         self._patiently(lambda: self._write(write))
 
     def replace(self, name: str, data: bytes, expected: Stored) -> None:
         """Replace an object, only if it still is what was read; see `Store.replace`."""
-        write = _Write(name, data, expected)
+        write = Write(name, data, expected)
         self._patiently(lambda: self._write(write))
 
     def delete(self, name: str) -> None:
@@ -225,7 +195,7 @@ class ObjectStore:
         """
         key = self._key(name)
         try:
-            self._client.delete(key)
+            self._delete(key)
         except (BaseError, OSError) as error:
             reply = reply_of(error, key)
             if reply.kind is not Kind.MISSING:
@@ -240,7 +210,7 @@ class ObjectStore:
         _require_first_process()
         skip = len(self._prefix)
         hide_own = not prefix.startswith(RESERVED)
-        for key in list_keys(self._bucket.page, self._prefix + prefix, LISTING_THREADS):
+        for key in self._bucket.keys(self._prefix + prefix):
             name = key[skip:]
             if not (hide_own and name.startswith(RESERVED)):
                 yield name
@@ -264,7 +234,7 @@ class ObjectStore:
         _require_first_process()
         key = self._prefix + name
         if (
-            _NOT_CARRIED.search(name)
+            self._not_carried.search(name)
             or not _NOT_A_SEGMENT.isdisjoint(name.split("/"))
             or len(key.encode()) > MAX_BLOB_ID_BYTES
         ):
@@ -283,10 +253,12 @@ class ObjectStore:
                 raise _OutOfRangeError(f"{name!r} ends before", name=name) from error
             raise self._unavailable(name, reply, "read") from error
 
-    def _write(self, write: _Write) -> None:
+    def _write(self, write: Write) -> None:
         key = self._key(write.name)
         expected = write.expected
-        mode: PutMode = "create" if expected is None else {"e_tag": expected.tag}
+        mode: PutMode = "create"
+        if expected is not None:
+            mode = cast("UpdateVersion", {self._tag: expected.tag})
         try:
             self._client.put(
                 key,
@@ -298,7 +270,7 @@ class ObjectStore:
         except (BaseError, OSError) as error:
             self._settle(write, reply_of(error, key), error)
 
-    def _settle(self, write: _Write, reply: Reply, error: Exception) -> None:
+    def _settle(self, write: Write, reply: Reply, error: Exception) -> None:
         """Return where the write is made after all; raise otherwise."""
         write.unknown = write.unknown or reply.kind is Kind.UNKNOWN
         if not write.unknown:
@@ -317,7 +289,7 @@ class ObjectStore:
             failure = _UnansweredError(str(failure), name=write.name)
         raise failure from error
 
-    def _is_made(self, write: _Write, cause: Exception) -> bool:
+    def _is_made(self, write: Write, cause: Exception) -> bool:
         """Tell a write that took effect from one that did not.
 
         Raises:
@@ -327,13 +299,13 @@ class ObjectStore:
 
         def took_effect(key: str) -> bool:
             answer = self._client.get(key)
-            _tag_of(answer, write.name)
+            self._tag_of(answer, write.name)
             if write.mark in marks_of(answer.attributes):
                 return True  # whatever it holds now was made from what we wrote
             expected = write.expected
             if expected is None or answer.meta["size"] != len(expected.data):
                 raise write.overtaken() from cause
-            if not _received(answer, write.name).is_still(expected):
+            if not self._received(answer, write.name).is_still(expected):
                 raise write.overtaken() from cause
             return False
 
@@ -356,18 +328,17 @@ class ObjectStore:
             outcome = outcome or (_UNKNOWN if reply.kind is Kind.UNKNOWN else _UNCHANGED)
         return kind("; ".join(filter(None, (f"{name!r}: {said}", outcome))), name=name)
 
+    def _received(self, answer: "GetResult", name: str) -> StoredObject:
+        tag = self._tag_of(answer, name)
+        return StoredObject(answer.bytes().to_bytes(), tag, answer.attributes)
 
-def _received(answer: "GetResult", name: str) -> StoredObject:
-    tag = _tag_of(answer, name)
-    return StoredObject(answer.bytes().to_bytes(), tag, answer.attributes)
-
-
-def _tag_of(answer: "GetResult", name: str) -> str:
-    """Return the ETag; what has none is no answer of a store, but perhaps a proxy's page."""
-    tag = answer.meta["e_tag"]
-    if not tag:
-        raise StoreUnavailableError(f"{name!r}: the store answered with no ETag", name=name)
-    return tag
+    def _tag_of(self, answer: "GetResult", name: str) -> str:
+        """Return the tag; what has none is no answer of a store, but perhaps a proxy's page."""
+        tag = answer.meta[self._tag]
+        if not tag or (self._tag == "version" and not _GENERATION.fullmatch(tag)):
+            what = "ETag" if self._tag == "e_tag" else "generation"
+            raise StoreUnavailableError(f"{name!r}: the store answered with no {what}", name=name)
+        return tag
 
 
 def _require_first_process() -> None:

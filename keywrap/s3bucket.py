@@ -6,6 +6,7 @@ S3: "ListObjectsV2", "Error responses".
 """
 
 import re
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import quote, unquote_plus
@@ -13,7 +14,8 @@ from xml.etree import ElementTree as ET
 
 import tenacity
 
-from keywrap.objectlisting import Page
+from keywrap.endpoints import CONNECT_TIMEOUT_S
+from keywrap.objectlisting import Page, list_keys
 from keywrap.objectreplies import Kind, Reply, kind_of
 from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S, Operation
 from keywrap.stores import StoreUnavailableError
@@ -27,8 +29,6 @@ try:
     from botocore.utils import get_environ_proxies
 except ImportError as error:
     raise ImportError("a store in S3 needs: pip install 'keywrap[s3]'") from error
-
-CONNECT_TIMEOUT_S = 5.0
 
 _CODE = re.compile(rb"<Code>([\w.]+)</Code>")
 _NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
@@ -108,6 +108,10 @@ class S3Bucket:
             StoreUnavailableError: it is away, denied or not there; the message says which.
         """
         self._list({"max-keys": "1", "prefix": prefix})
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield every key that starts with `prefix`; see `keywrap.objectlisting.list_keys`."""
+        return list_keys(self.page, prefix, LISTING_THREADS)
 
     def page(self, prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001
         """List a page of up to 1,000 keys and folders that come after a key.

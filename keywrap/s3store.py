@@ -13,11 +13,16 @@ import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from keywrap.awssession import session
+from keywrap.endpoints import (
+    DEFAULT_CONNECTIONS,
+    check_endpoint,
+    client_options,
+    folder_of,
+)
 from keywrap.objectstore import ObjectStore
-from keywrap.s3bucket import CONNECT_TIMEOUT_S, S3Bucket
+from keywrap.s3bucket import S3Bucket
 from keywrap.stores import StoreUnavailableError
 
 try:
@@ -29,17 +34,12 @@ except ImportError as error:
     raise ImportError("a store in S3 needs: pip install 'keywrap[s3]'") from error
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config, S3Credential
-
-DEFAULT_CONNECTIONS = 256
+    from obstore.store import S3Config, S3Credential
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 """Amazon S3 User Guide, "General purpose bucket naming rules"."""
 
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-
-_IDLE = timedelta(seconds=15)
-"""Shorter than servers keep a connection, so that few are found closed when they are needed."""
 
 _CREDENTIALS_LAST = timedelta(minutes=10)
 """botocore renews credentials 10 to 15 minutes before they end, so that any that it gives are good
@@ -122,7 +122,7 @@ def open_s3(  # noqa: PLR0913 - keyword-only
             overruled.
     """
     _check(bucket, region, endpoint, allow_http=allow_http)
-    folder = _folder(prefix)
+    folder = folder_of(prefix)
     not_ours = next(filter(_NOT_OURS.fullmatch, os.environ), None)
     if not_ours:
         raise ValueError(
@@ -144,19 +144,12 @@ def open_s3(  # noqa: PLR0913 - keyword-only
         "conditional_put": "etag",
         "disable_bulk_delete": True,
     }
-    options: ClientConfig = {  # replaces what the environment says of the client, as a whole
-        "allow_http": allow_http,
-        "allow_invalid_certificates": False,
-        "http1_only": True,  # HTTP/2 would let the client send a refused request again
-        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
-        "timeout": timedelta(seconds=timeout_s),
-        "pool_idle_timeout": _IDLE,
-        "pool_max_idle_per_host": str(connections),
-    }
     try:
         client = S3Store(
             config=config,
-            client_options=options,
+            client_options=client_options(
+                allow_http=allow_http, timeout_s=timeout_s, connections=connections
+            ),
             retry_config={"max_retries": 0},
             credential_provider=credentials,
         )
@@ -178,15 +171,8 @@ def _check(bucket: str, region: str, endpoint: str, *, allow_http: bool) -> None
         raise ValueError(f"{bucket!r} is not the name of an S3 bucket")
     if not _REGION.fullmatch(region):
         raise ValueError(f"{region!r} is not a region")
-    if not endpoint:
-        return
-    parts = urlsplit(endpoint)
-    if parts.scheme not in {"https", "http"} or not parts.hostname:
-        raise ValueError("the endpoint is not of the form https://host[:port]")
-    if parts.username is not None or parts.path.strip("/") or parts.query or parts.fragment:
+    if endpoint and check_endpoint(endpoint, allow_http=allow_http).path.strip("/"):
         raise ValueError("the endpoint has more than https://host[:port]")
-    if parts.scheme == "http" and not allow_http:
-        raise ValueError("an http:// endpoint needs allow_http: what goes over it is not protected")
 
 
 def _url(bucket: str, region: str, endpoint: str) -> tuple[str, bool]:
@@ -203,10 +189,3 @@ def _url(bucket: str, region: str, endpoint: str) -> tuple[str, bool]:
     if "." in bucket:  # a certificate for *.s3… is not one for a.b.s3…
         return f"https://{host}/{bucket}", False
     return f"https://{bucket}.{host}", True
-
-
-def _folder(prefix: str) -> str:
-    segments = prefix.strip("/").split("/") if prefix.strip("/") else []
-    if any(segment in {"", ".", ".."} for segment in segments):
-        raise ValueError("the prefix has an empty, '.' or '..' segment")
-    return "".join(f"{segment}/" for segment in segments)

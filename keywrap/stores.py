@@ -4,7 +4,8 @@ Names are `/`-separated and relative to the store's root. Every change is condit
 is created only if absent and replaced only if it is still exactly what was read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -120,6 +121,38 @@ class Store(Protocol):
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the name of every object that starts with `prefix`, in no promised order."""
+
+
+@runtime_checkable
+class HoldingStore(Protocol):
+    """A store that can keep open for a batch what it opens for each request otherwise."""
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep it open for the length of the block, for every thread.
+
+        Raises:
+            StoreUnavailableError: the store as a whole cannot be used now.
+        """
+
+
+@runtime_checkable
+class StreamingStore(Protocol):
+    """A store that takes an object piece by piece, in memory that does not grow with it."""
+
+    def create_from(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Create an object, durably, from the pieces of its data.
+
+        Nothing of it is visible before all of it is, nor where `chunks` raises.
+
+        Args:
+            name: a name that nobody else writes, such as one with a random generation: a store
+                that cannot make a large object only if absent may replace what is there.
+            chunks: the pieces in order; taken once.
+
+        Raises:
+            AlreadyExistsError: there is one already; it is unchanged.
+            StoreUnavailableError: the outcome is not known, but there is all of it or nothing.
+        """
 
 
 @runtime_checkable

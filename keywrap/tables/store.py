@@ -1,17 +1,39 @@
 """The table `[store]`: where the blobs lie, how they are named and what is said of legacy ones."""
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from keywrap.stores import Store
-from keywrap.tables.common import ConfigError, check_address
+from keywrap.stores import Store, StoreUnavailableError
+from keywrap.tables.common import ConfigError, check_address, secret_file, secret_variable
 
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-"""Amazon S3 user guide, "General purpose bucket naming rules"."""
+if TYPE_CHECKING:
+    from keywrap.azurecredentials import Credentials
+
+_BUCKETS = {
+    "s3": re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
+    "az": re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*"),
+    "gs": re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
+}
+"""Amazon S3 user guide, "General purpose bucket naming rules"; Azure, "Naming and referencing
+containers, blobs, and metadata"; Google Cloud Storage, "About Cloud Storage buckets"."""
+
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+"""Azure, "Storage account overview": storage account name."""
+
+_SECRETS = ("account_key_env", "account_key_file", "sas_env", "sas_file")
+_FIELDS = {
+    "file": frozenset[str](),
+    "s3": frozenset({"region", "endpoint", "profile"}),
+    "az": frozenset({"account", "endpoint", *_SECRETS}),
+    "gs": frozenset({"endpoint", "anonymous"}),
+}
+"""The fields that are for some kinds of store only."""
 
 _REGION = re.compile(r"[a-z0-9-]{2,32}")
 
@@ -20,17 +42,27 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the blobs lie and how they are named.
 
     Attributes:
-        url: the store: `file:///srv/blobs`, or `s3://bucket/prefix`.
+        url: the store: `file:///srv/blobs`, `s3://bucket/prefix`, `az://container/prefix` or
+            `gs://bucket/prefix`.
         blob_suffix: what follows the blob id in the name of the content.
         sidecar_suffix: what follows the blob id in the name of the sidecar.
         legacy_default: the key of a blob whose sidecar names none or is missing; empty: such a
             blob is quarantined.
         legacy_content: how a blob is encrypted whose sidecar does not say.
         keep_previous: whether the old wrap stays beside the new one until it is sealed.
-        region: the bucket's Region.
-        endpoint: URL of an S3-compatible service; empty: AWS.
+        region: the bucket's Region (S3).
+        account: the storage account (Azure).
+        endpoint: URL of another service than AWS's, Azure's public cloud's or Google's own. Azure's
+            may end with `/account`, where the path names the account.
         profile: the profile of the AWS configuration that holds the credentials; empty: the
             default chain (environment, web identity, container, instance).
+        account_key_env: the environment variable that holds the account's key; without any of
+            these four, Microsoft Entra is asked (azure-identity's default chain).
+        account_key_file: the file that holds it, instead.
+        sas_env: the environment variable that holds a shared access signature for the container.
+        sas_file: the file that holds it, instead.
+        anonymous: whether nobody signs, as emulators of Google Cloud Storage want it; only with
+            an `endpoint`.
         allow_http: whether an `http://` endpoint may be another host than this one. Blobs and
             sidecars are ciphertext, but whoever alters them on the way can block a campaign.
         timeout_s: how long one answer of the service may take.
@@ -45,13 +77,20 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     region: str = ""
     endpoint: str = ""
     profile: str = ""
+    account: str = ""
+    account_key_env: str = ""
+    account_key_file: str = ""
+    sas_env: str = ""
+    sas_file: str = ""
+    anonymous: bool = False
     allow_http: bool = False
     timeout_s: Annotated[float, msgspec.Meta(gt=0, le=300)] = 30.0
 
     @property
     def place(self) -> str:
         """The store and its naming rule in one line: two that differ name other blobs."""
-        where = f"{self.url} at {self.endpoint}" if self.endpoint else self.url
+        where = f"{self.url} of {self.account}" if self.account else self.url
+        where = f"{where} at {self.endpoint}" if self.endpoint else where
         return f"{where} ({self.blob_suffix or 'no suffix'}, {self.sidecar_suffix})"
 
 
@@ -62,32 +101,60 @@ def check_store(store: StoreConfig) -> None:
         ConfigError: it does not, or they do not.
     """
     scheme = urlsplit(store.url).scheme
-    if scheme == "file":
-        _folder(store.url)
-        for name in ("region", "endpoint", "profile"):
-            if getattr(store, name):
-                raise ConfigError(f"[store] {name}", "is for s3:// only")
-    elif scheme == "s3":
-        _bucket(store.url)
-        if not _REGION.fullmatch(store.region):
-            raise ConfigError(
-                "[store] region",
-                "expected the bucket's Region",
-                next_command='region = "eu-west-1"',
-            )
-        if store.endpoint:
-            check_address(
-                "[store] endpoint",
-                store.endpoint,
-                allow_http=store.allow_http,
-                example="https://s3.internal:9000",
-            )
-    else:
+    if scheme not in _FIELDS:
         raise ConfigError(
             "[store] url",
-            "expected a file:// or s3:// URL",
+            "expected an az://, gs://, file:// or s3:// URL",
             next_command='url = "file:///srv/blobs" or url = "s3://bucket/prefix"',
         )
+    _check_fields(store, scheme)
+    if scheme == "file":
+        _folder(store.url)
+        return
+    _bucket(store.url)
+    endpoint = store.endpoint
+    if scheme == "s3":
+        _check_region(store)
+    elif scheme == "az":
+        _check_azure(store)
+        endpoint = endpoint.rstrip("/").removesuffix(f"/{store.account}")
+    elif store.anonymous and not endpoint:
+        raise ConfigError("[store] anonymous", "is for an emulator; expected its `endpoint`")
+    if endpoint:
+        check_address(
+            "[store] endpoint",
+            endpoint,
+            allow_http=store.allow_http,
+            example="https://s3.internal:9000",
+        )
+
+
+def _check_fields(store: StoreConfig, scheme: str) -> None:
+    for name in sorted(frozenset[str]().union(*_FIELDS.values()) - _FIELDS[scheme]):
+        if getattr(store, name):
+            fitting = [f"{one}://" for one, fields in _FIELDS.items() if name in fields]
+            raise ConfigError(f"[store] {name}", f"is for {' and '.join(fitting)} only")
+
+
+def _check_region(store: StoreConfig) -> None:
+    if not _REGION.fullmatch(store.region):
+        raise ConfigError(
+            "[store] region",
+            "expected the bucket's Region",
+            next_command='region = "eu-west-1"',
+        )
+
+
+def _check_azure(store: StoreConfig) -> None:
+    if not _ACCOUNT.fullmatch(store.account):
+        raise ConfigError(
+            "[store] account",
+            "expected the name of the storage account",
+            next_command='account = "blobs7"',
+        )
+    named = [name for name in _SECRETS if getattr(store, name)]
+    if len(named) > 1:
+        raise ConfigError("[store]", f"expected one of {' and '.join(named)}")
 
 
 def open_store(store: StoreConfig, *, threads: int = 8) -> Store:
@@ -101,42 +168,120 @@ def open_store(store: StoreConfig, *, threads: int = 8) -> Store:
         ConfigError: the extra for it is not installed.
         StoreUnavailableError: it is a folder that is not there.
     """
-    if urlsplit(store.url).scheme == "file":
+    scheme = urlsplit(store.url).scheme
+    if scheme == "file":
         from keywrap.filestore import FileStore  # noqa: PLC0415 - loaded when it is used
 
         return FileStore(_folder(store.url))
+    openers = {"s3": _open_s3, "az": _open_azure, "gs": _open_gcs}
     try:
-        from keywrap.s3store import open_s3  # noqa: PLC0415 - who uses it needs the extra
+        return openers[scheme](store, threads)
     except ImportError as error:
         raise ConfigError(
-            "[store] url", str(error), next_command="pip install 'keywrap[s3]'"
+            "[store] url",
+            f"a store in {scheme}:// needs an extra: {error}",
+            next_command=f"pip install 'keywrap[{scheme}]'",
         ) from error
-    bucket, prefix = _bucket(store.url)
-    try:
-        return open_s3(
-            bucket,
-            prefix,
-            region=store.region,
-            endpoint=store.endpoint,
-            allow_http=store.endpoint.startswith("http://"),  # checked by `check_store`
-            profile=store.profile,
-            timeout_s=store.timeout_s,
-            connections=threads,
-        )
     except ValueError as error:
         raise ConfigError("[store]", str(error)) from error
 
 
+def _open_s3(store: StoreConfig, threads: int) -> Store:
+    from keywrap.s3store import open_s3  # noqa: PLC0415 - who uses it needs the extra
+
+    bucket, prefix = _bucket(store.url)
+    return open_s3(
+        bucket,
+        prefix,
+        region=store.region,
+        endpoint=store.endpoint,
+        allow_http=store.endpoint.startswith("http://"),  # checked by `check_store`
+        profile=store.profile,
+        timeout_s=store.timeout_s,
+        connections=threads,
+    )
+
+
+def _open_azure(store: StoreConfig, threads: int) -> Store:
+    from keywrap.azurestore import open_azure  # noqa: PLC0415 - who uses it needs the extra
+
+    container, prefix = _bucket(store.url)
+    return open_azure(
+        container,
+        prefix,
+        account=store.account,
+        endpoint=store.endpoint,
+        allow_http=store.endpoint.startswith("http://"),  # checked by `check_store`
+        credentials=_azure_credentials(store),
+        timeout_s=store.timeout_s,
+        connections=threads,
+    )
+
+
+def _open_gcs(store: StoreConfig, threads: int) -> Store:
+    from keywrap.gcsstore import Anonymous, open_gcs  # noqa: PLC0415 - who uses it needs the extra
+
+    bucket, prefix = _bucket(store.url)
+    return open_gcs(
+        bucket,
+        prefix,
+        endpoint=store.endpoint,
+        allow_http=store.endpoint.startswith("http://"),  # checked by `check_store`
+        tokens=Anonymous() if store.anonymous else None,
+        timeout_s=store.timeout_s,
+        connections=threads,
+    )
+
+
+def _azure_credentials(store: StoreConfig) -> "Credentials | None":
+    from keywrap.azurecredentials import (  # noqa: PLC0415 - who uses it needs the extra
+        AccountKey,
+        SharedAccessSignature,
+    )
+
+    secret = _secret(store)
+    if secret is None:
+        return None
+    if store.account_key_env or store.account_key_file:
+        return AccountKey(store.account, secret)
+    return SharedAccessSignature(secret)
+
+
+def _secret(store: StoreConfig) -> Callable[[], str] | None:
+    """Return what reads the secret again; it is read once here, so that its absence shows."""
+    variable = store.account_key_env or store.sas_env
+    if variable:
+        place = f"[store] {'account_key_env' if store.account_key_env else 'sas_env'}"
+        value = secret_variable(place, variable, os.environ)
+        return lambda: value
+    named = store.account_key_file or store.sas_file
+    if not named:
+        return None
+    place = f"[store] {'account_key_file' if store.account_key_file else 'sas_file'}"
+    path = Path(named)
+    secret_file(place, path)
+
+    def again() -> str:
+        try:
+            return secret_file(place, path).decode("ascii")
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise StoreUnavailableError(str(error)) from None
+
+    return again
+
+
 def _bucket(url: str) -> tuple[str, str]:
-    """Read the bucket and prefix that an `s3://` URL names."""
+    """Read the bucket and prefix that a URL names."""
     place = "[store] url"
     parts = urlsplit(url)
     prefix = unquote(parts.path).strip("/")
     if parts.query or parts.fragment:
         raise ConfigError(place, "expected bucket and prefix only", next_command="write # as %23")
-    if not _BUCKET.fullmatch(parts.netloc):
+    if not _BUCKETS[parts.scheme].fullmatch(parts.netloc):
         raise ConfigError(
-            place, "expected the name of a bucket", next_command='url = "s3://bucket/prefix"'
+            place,
+            f"expected the name of a {'container' if parts.scheme == 'az' else 'bucket'}",
+            next_command=f'url = "{parts.scheme}://bucket/prefix"',
         )
     if any(segment in {"", ".", ".."} for segment in prefix.split("/")) and prefix:
         raise ConfigError(place, "the prefix has an empty segment, or one of dots only")
