@@ -1,12 +1,12 @@
 """The store and the keys that this installation lists, and how to reach them.
 
-The tables `[store]` and `[keys]` of `rewrap.toml`. Secrets are never in them: they name an
-environment variable or a file. What is not listed here cannot be used: a sidecar, control file
-or message names keys, but never adds one.
+The tables `[store]`, `[keys]`, `[control]` and `[cache]` of `rewrap.toml`. Secrets are never in
+them: they name an environment variable or a file. What is not listed here cannot be used: a
+sidecar, control file or message names keys, but never adds one.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -14,18 +14,23 @@ import msgspec
 
 from keywrap.contents import ContentError, content_format
 from keywrap.keyring import KeyRing
-from keywrap.keys import KeyVersion
+from keywrap.keys import DPAPI, KeyVersion
 from keywrap.kms import KeyProvider
 from keywrap.layout import Layout
 from keywrap.reading import SidecarReader
 from keywrap.stores import Store
 from keywrap.tables import store as store_table
+from keywrap.tables.cache import CacheConfig, read_cache
 from keywrap.tables.common import ConfigError, as_mapping, read_table
+from keywrap.tables.control import ControlConfig, read_control
 from keywrap.tables.keys import KeysConfig, legacy_listed, read_keys
 from keywrap.tables.store import StoreConfig, check_store
 
 __all__ = [
+    "TABLES",
+    "CacheConfig",
     "ConfigError",
+    "ControlConfig",
     "KeysConfig",
     "KeywrapConfig",
     "StoreConfig",
@@ -37,27 +42,42 @@ __all__ = [
     "read_file",
 ]
 
+TABLES = frozenset({"store", "keys", "control", "cache"})
+"""The tables of `rewrap.toml` that are the library's."""
+
 
 class KeywrapConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `keywrap` needs to know: one store, and the KEKs of its blobs."""
+    """What `keywrap` needs to know: one store, the KEKs of its blobs, and who controls it.
+
+    Attributes:
+        store: where the blobs lie.
+        keys: the listed KEKs.
+        control: whose control file is obeyed; None: none is.
+        cache: how long an application keeps opened data keys; None: it does not.
+    """
 
     store: StoreConfig
     keys: KeysConfig = msgspec.field(default_factory=KeysConfig)
+    control: ControlConfig | None = None
+    cache: CacheConfig | None = None
 
     @classmethod
     def from_table(cls, table: Mapping[str, object]) -> Self:
-        """Read and check the tables `store` and `keys`; reads no secret and connects to nothing.
+        """Read and check the tables `TABLES`; reads no secret and connects to nothing.
 
         Args:
-            table: these two tables, as `tomllib` gives them, and no other.
+            table: these tables, as `tomllib` gives them, and no other.
 
         Raises:
             ConfigError: something is missing, unknown, of another type or contradicts the rest.
         """
-        for name in sorted(table.keys() - {"store", "keys"}):
+        for name in sorted(table.keys() - TABLES):
             raise ConfigError(f"[{name}]", "there is no such table; expected [store] and [keys]")
         store = read_table("[store]", table.get("store", {}), StoreConfig)
-        config = cls(store=store, keys=read_keys(as_mapping("[keys]", table.get("keys", {}))))
+        keys = read_keys(as_mapping("[keys]", table.get("keys", {})))
+        control = read_control(table["control"]) if "control" in table else None
+        cache = read_cache(table["cache"]) if "cache" in table else None
+        config = cls(store=store, keys=keys, control=control, cache=cache)
         _check_store(config)
         _check_primary(config.keys)
         return config
@@ -92,7 +112,9 @@ def open_reader(config: KeywrapConfig, *, threads: int = 8) -> SidecarReader:
         StoreUnavailableError: the store is not there.
     """
     default = config.store.legacy_default
-    legacy = KeyVersion.parse(default) if default else None
+    legacy = None
+    if default:
+        legacy = DPAPI if default == DPAPI.key else KeyVersion.parse(default)
     return SidecarReader(open_store(config, threads=threads), layout(config), legacy)
 
 
@@ -114,7 +136,9 @@ def read_file(path: Path) -> dict[str, object]:
         raise ConfigError(str(path), f"is not TOML: {error}") from error
 
 
-def open_keys(config: KeywrapConfig, environ: Mapping[str, str]) -> KeyRing:
+def open_keys(
+    config: KeywrapConfig, environ: Mapping[str, str], *, queues: Collection[str] | None = None
+) -> KeyRing:
     """Make the provider of every listed KEK; connects to nothing.
 
     A worker is to fail at its start and not at the first blob that needs a missing secret, so
@@ -123,12 +147,15 @@ def open_keys(config: KeywrapConfig, environ: Mapping[str, str]) -> KeyRing:
     Args:
         config: the configuration.
         environ: the environment variables, as `os.environ`.
+        queues: the queues that this process serves. A key whose table names another queue is not
+            opened, since its secrets are on other hosts: each wrap of it is refused with the
+            reason `key_elsewhere`. None: all are opened.
 
     Raises:
         ConfigError: a secret is missing or malformed, or an extra is not installed.
     """
-    providers = [config.keys.open(key, environ) for key in config.keys.uris()]
-    return KeyRing(providers, primary=config.keys.primary or None)
+    providers, families = config.keys.open_all(environ, queues)
+    return KeyRing(providers, primary=config.keys.primary or None, families=families)
 
 
 def open_key(config: KeywrapConfig, key: str, environ: Mapping[str, str]) -> KeyProvider:
@@ -154,6 +181,8 @@ def _check_store(config: KeywrapConfig) -> None:
         content_format(store.legacy_content)
     except ContentError as error:
         raise ConfigError("[store] legacy_content", str(error)) from error
+    if store.legacy_default == DPAPI.key and config.keys.dpapi:
+        return  # which master key it is, each wrap says
     if store.legacy_default and not legacy_listed(
         "[store] legacy_default", store.legacy_default, config.keys
     ):

@@ -1,5 +1,6 @@
 """How a blob's content is encrypted, and how a data key is proved against it.
 
+`stream-v1` is ours, in `keywrap.stream_v1`: every new content is in it. The others are read only:
 `gcm-v1` is one AES-GCM message (NIST SP 800-38D): 12-byte nonce, ciphertext, 16-byte tag, no
 additional data. `records-v1` is the first adopter's format: records one after the other, each
 `[nonce 12][length of what follows 4, big-endian][ciphertext and 16-byte tag]`, no additional
@@ -8,17 +9,42 @@ reordered unseen, which is why `reencrypt` moves such blobs on.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from enum import Enum, auto
-from typing import Protocol
+from collections.abc import Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from keywrap.contentformat import (
+    READ_BYTES,
+    TAG_BYTES,
+    ContentError,
+    ContentFormat,
+    Flow,
+    Proof,
+    RangedRead,
+)
 from keywrap.datakey import DataKey
+from keywrap.stream_v1 import StreamV1
+
+__all__ = [
+    "NEW_CONTENT",
+    "READ_BYTES",
+    "TAG_BYTES",
+    "ContentError",
+    "ContentFormat",
+    "Flow",
+    "GcmV1",
+    "Proof",
+    "RangedRead",
+    "RecordsV1",
+    "StreamV1",
+    "content_format",
+]
+
+NEW_CONTENT = "stream-v1"
+"""The format of every content that is written anew."""
 
 NONCE_BYTES = 12
-TAG_BYTES = 16
 LENGTH_BYTES = 4
 HEADER_BYTES = NONCE_BYTES + LENGTH_BYTES
 
@@ -35,56 +61,6 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 FIRST_READ_BYTES = 16 * 1024
 """One ranged read that holds the first record of every blob the first adopter wrote."""
 
-READ_BYTES = 8 * 1024 * 1024
-"""How much of a one-message blob is fetched at a time."""
-
-RangedRead = Callable[[int, int], bytes]
-"""`read(start, length)`: up to `length` bytes from byte `start`, fewer where the content ends."""
-
-
-class ContentError(ValueError):
-    """A blob's content is not what its format says, or does not open with the data key.
-
-    Args:
-        message: a sentence for the operator; never key or content bytes.
-        reason_code: `content_truncated`, `content_does_not_open`, `content_record_length`,
-            `content_too_large`, `content_proves_nothing` or `content_format_unknown`.
-    """
-
-    def __init__(self, message: str, reason_code: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
-
-
-class Proof(Enum):
-    """What a content said about a data key."""
-
-    OPENED = auto()
-    """The key opens it: an authentication tag was right."""
-    EMPTY = auto()
-    """There is nothing to open, so any key is as good: it says nothing about whose the key is."""
-
-
-class ContentFormat(Protocol):
-    """One way in which a blob's content is encrypted."""
-
-    def seal(self, data_key: DataKey, plaintext: bytes) -> bytes:
-        """Encrypt a content under fresh nonces."""
-
-    def open(self, data_key: DataKey, content: bytes) -> bytes:
-        """Decrypt a content whole.
-
-        Raises:
-            ContentError: it is truncated, malformed or does not open.
-        """
-
-    def proves(self, data_key: DataKey, read: RangedRead) -> Proof:
-        """Open as little of a content as shows that the key belongs to it.
-
-        Raises:
-            ContentError: it is truncated, malformed or does not open with this key.
-        """
-
 
 class GcmV1:
     """One AES-GCM message; it opens whole or not at all."""
@@ -100,7 +76,7 @@ class GcmV1:
         nonce = os.urandom(NONCE_BYTES)
         return nonce + data_key.cipher().encrypt(nonce, plaintext, None)
 
-    def open(self, data_key: DataKey, content: bytes) -> bytes:
+    def open(self, data_key: DataKey, content: bytes | bytearray) -> bytes:
         """Decrypt one message; see `ContentFormat.open`."""
         if len(content) < NONCE_BYTES + TAG_BYTES:
             raise ContentError("the content is shorter than nonce and tag", "content_truncated")
@@ -109,15 +85,24 @@ class GcmV1:
         view = memoryview(content)
         return _opened(data_key.cipher(), view[:NONCE_BYTES], view[NONCE_BYTES:])
 
-    def proves(self, data_key: DataKey, read: RangedRead) -> Proof:
-        """Open the whole message: its only tag covers all of it."""
+    def chunks(self, data_key: DataKey, read: RangedRead) -> Iterator[bytes]:
+        """Yield the whole message at once, and hold it in memory: its only tag is its last bytes.
+
+        Raises:
+            ContentError: see `ContentFormat.open`.
+        """
         whole = bytearray()
         while len(whole) <= MAX_MESSAGE_BYTES:
             part = read(len(whole), READ_BYTES)
             whole += part
             if len(part) < READ_BYTES:
                 break
-        self.open(data_key, bytes(whole))
+        yield self.open(data_key, whole)
+
+    def proves(self, data_key: DataKey, read: RangedRead) -> Proof:
+        """Open the whole message: its only tag covers all of it."""
+        for _ in self.chunks(data_key, read):
+            pass
         return Proof.OPENED
 
 
@@ -136,32 +121,39 @@ class RecordsV1:
 
     def open(self, data_key: DataKey, content: bytes) -> bytes:
         """Decrypt every record; see `ContentFormat.open`."""
-        cipher = data_key.cipher()
         return b"".join(
-            _opened(cipher, nonce, sealed) for nonce, sealed in _records(memoryview(content))
+            self.chunks(data_key, lambda start, length: content[start : start + length])
         )
+
+    def chunks(self, data_key: DataKey, read: RangedRead) -> Iterator[bytes]:
+        """Yield each record's plaintext; records that were dropped or moved are not seen.
+
+        Raises:
+            ContentError: see `ContentFormat.chunks`.
+        """
+        cipher = data_key.cipher()
+        flow = Flow(read)
+        while not flow.is_over():
+            header = flow.take(HEADER_BYTES)
+            length = _record_length(header)
+            sealed = flow.take(length)
+            if len(sealed) < length:
+                raise _ends_inside()
+            yield _opened(cipher, header[:NONCE_BYTES], sealed)
 
     def proves(self, data_key: DataKey, read: RangedRead) -> Proof:
         """Open the first record: one ranged read, and a second only if the record is longer."""
         first = read(0, FIRST_READ_BYTES)
         if not first:
             return Proof.EMPTY
-        missing = HEADER_BYTES + _record_length(memoryview(first)) - len(first)
-        if missing > 0 and len(first) == FIRST_READ_BYTES:
-            first += read(len(first), missing)
-        nonce, sealed = next(_records(memoryview(first)))
-        _opened(data_key.cipher(), nonce, sealed)
+        end = HEADER_BYTES + _record_length(memoryview(first))
+        if len(first) == FIRST_READ_BYTES < end:
+            first += read(FIRST_READ_BYTES, end - FIRST_READ_BYTES)
+        if len(first) < end:
+            raise _ends_inside()
+        record = memoryview(first)[:end]
+        _opened(data_key.cipher(), record[:NONCE_BYTES], record[HEADER_BYTES:])
         return Proof.OPENED
-
-
-def _records(rest: memoryview) -> Iterator[tuple[memoryview, memoryview]]:
-    """Yield nonce and sealed bytes of each record; nothing may be left over."""
-    while rest:
-        end = HEADER_BYTES + _record_length(rest)
-        if len(rest) < end:
-            raise ContentError("the content ends inside a record", "content_truncated")
-        yield rest[:NONCE_BYTES], rest[HEADER_BYTES:end]
-        rest = rest[end:]
 
 
 def _record_length(record: memoryview) -> int:
@@ -186,11 +178,19 @@ def _opened(cipher: AESGCM, nonce: memoryview, sealed: memoryview) -> bytes:
         ) from None
 
 
+def _ends_inside() -> ContentError:
+    return ContentError("the content ends inside a record", "content_truncated")
+
+
 def _too_large() -> ContentError:
     return ContentError("one AES-GCM message has at most 2 GiB", "content_too_large")
 
 
-_FORMATS: dict[str, ContentFormat] = {"gcm-v1": GcmV1(), "records-v1": RecordsV1()}
+_FORMATS: dict[str, ContentFormat] = {
+    "stream-v1": StreamV1(),
+    "gcm-v1": GcmV1(),
+    "records-v1": RecordsV1(),
+}
 
 
 def content_format(name: str) -> ContentFormat:

@@ -1,11 +1,8 @@
 """The bytes that stand for a context where a wrap is bound to it."""
 
-import json
+from json.encoder import encode_basestring
 
 from keywrap.kms import Context
-
-# Made once: `json.dumps` with these options would make one for each context.
-_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def canonical_context(context: Context) -> bytes:
@@ -13,4 +10,6 @@ def canonical_context(context: Context) -> bytes:
 
     Every wrap depends on these bytes: they never change.
     """
-    return _ENCODER.encode(dict(context)).encode()
+    # As `json.dumps` writes it, which takes four times as long for an object of one field.
+    fields = (f"{encode_basestring(k)}:{encode_basestring(v)}" for k, v in sorted(context.items()))
+    return f"{{{','.join(fields)}}}".encode()

@@ -110,3 +110,8 @@ class WrappedKey:
 
     def __repr__(self) -> str:
         return f"WrappedKey({self.key_version}, {len(self.ciphertext)} bytes)"
+
+
+DPAPI = KeyVersion("dpapi")
+"""DPAPI's master keys as a whole: which of them it was, the wrap itself says. Only
+`legacy_default` may say so; no wrap is left under it."""

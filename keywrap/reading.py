@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from keywrap.keys import KeyVersion, WrappedKey
+from keywrap.dpapi.blob import BadBlobError, Blob
+from keywrap.dpapi.ring import is_guid
+from keywrap.keys import DPAPI, KeyVersion, WrappedKey
 from keywrap.layout import Layout, UnsafeBlobIdError
 from keywrap.sidecar import MAX_SIDECAR_BYTES, BadSidecarError, Sidecar
 from keywrap.stores import (
@@ -38,7 +40,8 @@ class Seen:
     Attributes:
         stored: the bytes and tag it was read with; None where there is no sidecar yet.
         sidecar: what it says.
-        wrapped: the wrap it holds, its key resolved by `legacy_default` where it names none.
+        wrapped: the wrap it holds, its key resolved by `legacy_default` where it names none, and
+            by the wrap itself where that is DPAPI's.
     """
 
     stored: Stored | None
@@ -72,7 +75,7 @@ class SidecarReader:
         try:
             stored = self._stored(blob_id)
             sidecar = Sidecar.parse(stored.data) if stored else Sidecar()
-            wrapped = sidecar.wrapped(self.legacy_default)
+            wrapped = _resolved(sidecar.wrapped(self.legacy_default))
         except (UnsafeBlobIdError, BadSidecarError) as error:
             raise QuarantineError(error.reason_code, str(error)) from error
         context = sidecar.context
@@ -105,3 +108,30 @@ class SidecarReader:
             raise GoneError from None
         except NotAnObjectError as error:
             raise QuarantineError("content_not_an_object", str(error)) from error
+
+
+def _resolved(wrapped: WrappedKey) -> WrappedKey:
+    """Name the master key of a DPAPI wrap, which the wrap itself says without any secret.
+
+    Raises:
+        QuarantineError: it is no blob of DPAPI, or of another master key than the sidecar names.
+    """
+    named = wrapped.key_version
+    if named.provider != "dpapi":
+        return wrapped
+    _, _, guid = named.key.partition(":")
+    if named != DPAPI and not is_guid(guid):
+        return wrapped  # no master key is called so: no configuration lists it
+    if not wrapped.ciphertext:
+        raise QuarantineError(
+            "wrapped_dek_missing", "DPAPI wraps the data key, but there is no `wrapped_dek`"
+        )
+    try:
+        found = KeyVersion(f"dpapi:{Blob.parse(wrapped.ciphertext).master_key}")
+    except BadBlobError as error:
+        raise QuarantineError(error.reason_code, str(error)) from None
+    if named not in {DPAPI, found}:
+        raise QuarantineError(
+            "dpapi_key_contradicts_wrap", f"the sidecar names {named}, but its wrap is of {found}"
+        )
+    return WrappedKey(found, wrapped.ciphertext)

@@ -9,6 +9,7 @@ same way up to `replace`, and has nothing that writes in its place.
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from keywrap.contents import ContentError, Proof, content_format
@@ -44,6 +45,7 @@ from keywrap.sidecar import BadSidecarError
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
+    HoldingStore,
     NotAnObjectError,
     NotFoundError,
     StoreError,
@@ -119,9 +121,11 @@ class Rewrapper:
     def _run(self, blob_ids: Iterable[str], goal: Goal, last: Step) -> Report:
         watch = StoreWatch(self.reader.store.check)
         moves = [Move(blob_id, watch) for blob_id in blob_ids]
+        store = self.reader.store
         try:
-            while pending := [move for move in moves if move.is_pending]:
-                self._pass(pending, goal, last)
+            with store.held() if isinstance(store, HoldingStore) else nullcontext():
+                while pending := [move for move in moves if move.is_pending]:
+                    self._pass(pending, goal, last)
             self._tell_failures_apart(moves)
         except (KmsError, StoreUnavailableError, ProofFailedError) as interruption:
             # What was away is pending still: it may have been the store as a whole.

@@ -13,7 +13,6 @@ that are not ours keep their order and the very bytes of their values.
 """
 
 import binascii
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from typing import Any, Self
 
 import msgspec
 
-from keywrap.keys import LEGACY_PROVIDERS, BadKeyIdError, KeyVersion, WrappedKey
+from keywrap.keys import DPAPI, LEGACY_PROVIDERS, BadKeyIdError, KeyVersion, WrappedKey
 from keywrap.strictjson import (
     MAX_DEPTH,
     MAX_SIDECAR_BYTES,
@@ -54,6 +53,10 @@ _FERNET = "gAAAA"
 
 _STANDARD = str.maketrans("-_", "+/")
 
+_DPAPI_HEX = "01000000d08c9ddf0115d1118c7a00c04fc297eb"
+"""What every DPAPI blob begins with in hexadecimal, as PowerShell's `ConvertFrom-SecureString`
+writes it. As base64 it would be 30 bytes that no wrap begins with."""
+
 _FIELDS = frozenset(
     {
         "key_id",
@@ -81,7 +84,8 @@ class Sidecar:
 
     Attributes:
         key_version: the KEK version that wraps the data key; None where the record names no key.
-        provider: a `provider` field, or a `key_id` that is only `env` or `dpapi`.
+        provider: a `provider` field, or a `key_id` that is only `env` or `dpapi`. With a wrap,
+            `dpapi` is enough: the wrap says which master key it is of.
         ciphertext: the wrap; empty where there is none, since the legacy key is the data key.
         dek_version: grows by one with every change of the wrap; 0 before the first.
         context: the additional authenticated data of the wrap; None where it was never bound.
@@ -160,6 +164,8 @@ class Sidecar:
         return _wrapped(self.key_version or self._legacy_key(legacy_default), self.ciphertext)
 
     def _legacy_key(self, legacy_default: KeyVersion | None) -> KeyVersion:
+        if self.provider == DPAPI.provider and self.ciphertext:
+            return DPAPI
         if legacy_default is None:
             raise _no_key_named()
         if self.provider not in {None, legacy_default.provider}:
@@ -187,14 +193,17 @@ class Sidecar:
         """
         if self.dek_version >= MAX_DEK_VERSION:
             raise BadSidecarError("dek_version_invalid", "`dek_version` cannot grow any more")
-        return dataclasses.replace(
-            self,
+        # Not by `dataclasses.replace`, which takes longer than the encryption of a data key.
+        return type(self)(
             key_version=wrapped.key_version,
             provider=None if self.provider is None else wrapped.key_version.provider,
             ciphertext=wrapped.ciphertext,
             dek_version=self.dek_version + 1,
             context=dict(context),
+            content=self.content,
+            object=self.object,
             previous=previous,
+            extra=self.extra,
         )
 
 
@@ -277,6 +286,8 @@ def _read_wrap(record: dict[str, Any]) -> bytes:
     if not text:
         # Left out it says "the legacy key is the data key"; empty it may be a write gone wrong.
         raise BadSidecarError("wrapped_dek_empty", "`wrapped_dek` is there but empty")
+    if text[: len(_DPAPI_HEX)].lower() == _DPAPI_HEX:
+        return _limited(_from_hex(text))
     # A Fernet token is URL-safe base64 itself (Fernet specification, "Token Format").
     is_token = text.startswith(_FERNET) and not {"+", "/"} & set(text)
     standard = text.translate(_STANDARD) if is_token else text
@@ -286,6 +297,23 @@ def _read_wrap(record: dict[str, Any]) -> bytes:
         ciphertext = b""
     if _base64(ciphertext) != standard:  # strict mode lets spare bits at the end pass
         raise BadSidecarError("wrapped_dek_not_base64", "`wrapped_dek` is not canonical base64")
+    return _limited(ciphertext)
+
+
+def _from_hex(text: str) -> bytes:
+    try:
+        ciphertext = binascii.unhexlify(text)
+    except ValueError:
+        ciphertext = b""
+    if text not in {ciphertext.hex(), ciphertext.hex().upper()}:
+        raise BadSidecarError(
+            "wrapped_dek_not_hex",
+            "`wrapped_dek` begins as hexadecimal digits and goes on otherwise",
+        )
+    return ciphertext
+
+
+def _limited(ciphertext: bytes) -> bytes:
     if len(ciphertext) > MAX_WRAP_BYTES:
         raise BadSidecarError(
             "wrapped_dek_too_long", f"`wrapped_dek` has more than {MAX_WRAP_BYTES} bytes"

@@ -16,6 +16,8 @@ MAX_SECRET_BYTES = 16 * 1024
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
+_QUEUE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
 _Table = TypeVar("_Table", bound=msgspec.Struct)
 
 
@@ -100,6 +102,18 @@ def check_address(place: str, address: str, *, allow_http: bool, example: str) -
             place,
             "over http:// the token and data keys cross the network in clear; expected https://",
             next_command="allow_http = true where the network itself is trusted",
+        )
+
+
+def check_queue(place: str, queue: str) -> None:
+    """See that a queue's name is one; empty is none.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if queue and not _QUEUE.fullmatch(queue):
+        raise ConfigError(
+            f"{place} queue", "a queue's name has letters, digits, dots, dashes and underscores"
         )
 
 

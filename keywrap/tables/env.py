@@ -1,8 +1,9 @@
 """`[keys.env.NAME]`: a KEK kept in the environment."""
 
+import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,9 +12,17 @@ import msgspec
 from keywrap.providers.env import Encoding, EnvKeyError, EnvKeyProvider, Scheme, check_aad
 from keywrap.providers.env_schemes import FERNET_KEY_BYTES, UNAUTHENTICATED
 from keywrap.providers.passphrase import Kdf, KdfError, Pbkdf2Sha256, ScryptKdf
-from keywrap.tables.common import ConfigError, read_table, secret_file, secret_variable
+from keywrap.tables.common import (
+    ConfigError,
+    check_queue,
+    read_table,
+    secret_file,
+    secret_variable,
+)
 
 PREFIX = "env:"
+
+_IN_VARIABLE, _IN_FILE = "dpapi", "dpapi-file"
 
 KdfName = Literal["pbkdf2-sha256", "scrypt"]
 
@@ -40,6 +49,10 @@ class EnvKeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         variable: the environment variable that holds it; the table's name if neither is set.
         file: the file that holds it, instead. One line end at its end is no part of the key,
             except under `raw`.
+        protected: written `from`: DPAPI protects the key, and one of the tables `[keys.dpapi.…]`
+            opens it. `dpapi:VARIABLE`, which holds the blob in base64, or `dpapi-file:/path`, a
+            file that is the blob. `encoding` is that of what the blob holds.
+        queue: with `from`, the queue of the hosts that can open it; empty: every worker can.
         aad: the additional data that the wraps were made with: text, in which `{blob_id}` stands
             for the blob's id; for the AES-GCM schemes only.
         kdf: how the key is derived from a passphrase. Each parameter below belongs to one or
@@ -56,6 +69,8 @@ class EnvKeyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scheme: Scheme
     variable: str = ""
     file: str = ""
+    protected: str = msgspec.field(default="", name="from")
+    queue: str = ""
     aad: str = ""
     kdf: KdfName | None = None
     salt_hex: str | None = None
@@ -80,12 +95,30 @@ def read(name: str, value: object) -> EnvKeyConfig:
     table = read_table(place, value, EnvKeyConfig, _CHOICES)
     if table.variable and table.file:
         raise ConfigError(place, "expected `variable` or `file`, not both")
+    _check_protected(place, table)
     try:
         check_aad(table.aad, table.scheme)
     except EnvKeyError as error:
         raise ConfigError(f"{place} aad", str(error)) from error
     _read_kdf(place, table)
     return table
+
+
+def _check_protected(place: str, table: EnvKeyConfig) -> None:
+    check_queue(place, table.queue)
+    if not table.protected:
+        if table.queue:
+            raise ConfigError(f"{place} queue", "belongs to a key with `from`: others are anywhere")
+        return
+    kind, _, where = table.protected.partition(":")
+    if kind not in {_IN_VARIABLE, _IN_FILE} or not where:
+        raise ConfigError(
+            f"{place} from",
+            "expected dpapi:VARIABLE or dpapi-file:/path",
+            next_command='from = "dpapi:BLOB_KEY_DPAPI"',
+        )
+    if table.variable or table.file:
+        raise ConfigError(f"{place} from", "expected without `variable` and `file`")
 
 
 def _refuse_unauthenticated(place: str, scheme: str) -> None:
@@ -139,7 +172,10 @@ def _kdf(table: EnvKeyConfig) -> Kdf | None:
 
 
 def open_provider(
-    name: str, tables: Mapping[str, EnvKeyConfig], environ: Mapping[str, str]
+    name: str,
+    tables: Mapping[str, EnvKeyConfig],
+    environ: Mapping[str, str],
+    unprotect: Callable[[bytes], bytes] | None = None,
 ) -> EnvKeyProvider:
     """Make the provider of a KEK kept in the environment.
 
@@ -147,12 +183,17 @@ def open_provider(
         name: the key's name in `tables`.
         tables: every table of this kind.
         environ: the environment variables.
+        unprotect: opens the blob that protects the key; needed where the table has `from`.
 
     Raises:
         ConfigError: its variable or file is missing, or does not hold such a key.
     """
     table, place = tables[name], _place(name)
-    if table.file:
+    if table.protected:
+        if unprotect is None:
+            raise ConfigError(f"{place} from", "nothing is there that opens a DPAPI blob")
+        text = unprotect(_protected(place, table.protected, environ))
+    elif table.file:
         text = secret_file(f"{place} file", Path(table.file))
         if table.encoding != "raw":
             text = text.removesuffix(b"\n").removesuffix(b"\r")  # as editors end a file
@@ -172,6 +213,21 @@ def open_provider(
             f"the key cannot be read: {error}",
             next_command=f"check `encoding` in {place} and the key that is set",
         ) from error
+
+
+def _protected(place: str, source: str, environ: Mapping[str, str]) -> bytes:
+    """Return the blob that protects a key."""
+    kind, _, where = source.partition(":")
+    if kind == _IN_FILE:
+        return secret_file(f"{place} from", Path(where))
+    text = secret_variable(f"{place} from", where, environ)
+    try:
+        blob = base64.b64decode(text, validate=True)
+    except ValueError:
+        blob = b""
+    if base64.b64encode(blob).decode() != text:
+        raise ConfigError(f"{place} from", f"the variable {where} does not hold canonical base64")
+    return blob
 
 
 def _place(name: str) -> str:
