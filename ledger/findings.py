@@ -7,7 +7,9 @@ from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Outcome
-from ledger import shards
+from ledger import queues, shards
+from ledger.queues import QueueOf
+from ledger.shards import Lease, LeaseLostError
 from ledger.states import ShardKind
 
 UNCUT = 0
@@ -114,39 +116,124 @@ def _key_version_ids(
 
 
 def note_stragglers(
-    connection: Connection, campaign_id: int, found: Sequence[Finding], *, last_pass: bool
+    connection: Connection,
+    campaign_id: int,
+    found: Sequence[Finding],
+    *,
+    last_pass: bool,
+    queue_of: QueueOf = queues.everyone,
 ) -> int:
     """Take up blobs that a fresh scan found still to move.
 
     A blob that is an exception already (quarantined, failed, conflict) stays one. Any other goes
-    back to its shard, or into a new one; on the last pass it becomes a conflict instead, since
-    writers keep bringing it back.
+    back to its shard, or into a new one where it has none, or where another queue's hosts open it
+    by now; on the last pass it becomes a conflict instead, since writers keep bringing it back.
+
+    Args:
+        connection: the transaction.
+        campaign_id: the campaign.
+        found: what the scan found still to move.
+        last_pass: whether it was the last scan.
+        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
 
     Returns:
         How many blobs were taken up.
     """
-    known = {
-        row.blob_id: row
-        for row in connection.execute(
-            text(
-                "SELECT i.blob_id, i.shard_no, o.outcome FROM inventory i"
-                " LEFT JOIN outcome o USING (campaign_id, blob_id)"
-                " WHERE i.campaign_id = :campaign AND i.blob_id = ANY(:ids)"
-            ),
-            {"campaign": campaign_id, "ids": [f.blob_id for f in found]},
-        )
-    }
+    taken: list[str] = []
+    for queue, group in queues.by_host([(f, f.key_version) for f in found], queue_of):
+        taken += _take_up(connection, campaign_id, queue, group)
+    if last_pass and taken:
+        _give_to_writers(connection, campaign_id, taken)
+    return len(taken)
+
+
+def _take_up(
+    connection: Connection, campaign_id: int, queue: str, found: Sequence[Finding]
+) -> list[str]:
+    """Make blobs pending in a shard of this queue; return the ids of those that were not."""
+    rows = connection.execute(
+        text(
+            "SELECT i.blob_id, s.queue, o.outcome FROM inventory i"
+            " LEFT JOIN outcome o USING (campaign_id, blob_id)"
+            " LEFT JOIN shard s ON s.campaign_id = i.campaign_id AND s.shard_no = i.shard_no"
+            " WHERE i.campaign_id = :campaign AND i.blob_id = ANY(:ids)"
+        ),
+        {"campaign": campaign_id, "ids": [f.blob_id for f in found]},
+    ).all()
+    known = {row.blob_id for row in rows}
     exceptions = {Outcome.QUARANTINED, Outcome.FAILED, Outcome.CONFLICT}
-    back = [b for b, row in known.items() if row.outcome and row.outcome not in exceptions]
-    new = [f for f in found if f.blob_id not in known]
-    if new:
-        shard_no = shards.add(connection, campaign_id, ShardKind.REWRAP, total=len(new))
-        add(connection, campaign_id, shard_no, new)
+    ended = [row for row in rows if row.outcome and row.outcome not in exceptions]
+    back = [row.blob_id for row in ended if row.queue == queue]
+    astray = {row.blob_id for row in ended if row.queue != queue}
+    fresh = [f for f in found if f.blob_id not in known or f.blob_id in astray]
+    if astray:
+        _forget(connection, campaign_id, sorted(astray))
+    if fresh:
+        shard_no = shards.add(
+            connection, campaign_id, ShardKind.REWRAP, total=len(fresh), queue=queue
+        )
+        add(connection, campaign_id, shard_no, fresh)
     if back:
         _reopen(connection, campaign_id, back)
-    if last_pass and (back or new):
-        _give_to_writers(connection, campaign_id, [*back, *(f.blob_id for f in new)])
-    return len(back) + len(new)
+    return [*back, *(f.blob_id for f in fresh)]
+
+
+def _forget(connection: Connection, campaign_id: int, blob_ids: Sequence[str]) -> None:
+    """Take blobs out of their shards, outcomes and all, so that they can be found anew."""
+    fewer = ", ".join(f"{o} = {o} - coalesce((was.counts ->> '{o}')::int, 0)" for o in Outcome)
+    connection.execute(
+        text(
+            "WITH unlisted AS (DELETE FROM inventory"  # noqa: S608 - constants of this file
+            "   WHERE campaign_id = :campaign AND blob_id = ANY(:ids)"
+            "   RETURNING shard_no, blob_id),"
+            " undone AS (DELETE FROM outcome"
+            "   WHERE campaign_id = :campaign AND blob_id = ANY(:ids)"
+            "   RETURNING blob_id, outcome),"
+            " counted AS (SELECT shard_no, outcome, count(*) AS n"
+            "   FROM unlisted JOIN undone USING (blob_id) GROUP BY 1, 2),"
+            " was AS (SELECT shard_no, sum(n)::int AS total, jsonb_object_agg(outcome, n) AS counts"
+            "   FROM counted GROUP BY 1)"
+            f" UPDATE shard SET {fewer}, total = shard.total - was.total"
+            " FROM was WHERE shard.campaign_id = :campaign AND shard.shard_no = was.shard_no"
+        ),
+        {"campaign": campaign_id, "ids": list(blob_ids)},
+    )
+
+
+def reroute(connection: Connection, lease: Lease, queue: str, blob_ids: Sequence[str]) -> None:
+    """Hand pending blobs of a shard over to a new shard of another queue.
+
+    Each time counts as an attempt: hosts whose configurations send blobs to each other end that.
+
+    Args:
+        connection: the transaction.
+        lease: the shard that they are in.
+        queue: the queue of the hosts that can open them.
+        blob_ids: the blobs; none has an outcome.
+
+    Raises:
+        LeaseLostError: the shard is not this worker's any more.
+    """
+    campaign = lease.campaign.id
+    number = shards.add(connection, campaign, lease.kind, total=len(blob_ids), queue=queue)
+    shrunk = connection.execute(
+        text(
+            "WITH old AS (UPDATE shard SET total = total - :blobs"
+            "   WHERE id = :id AND fence = :fence AND state = 'leased' RETURNING attempt)"
+            " UPDATE shard SET attempt = old.attempt + 1 FROM old WHERE shard_no = :new"
+        ),
+        {"blobs": len(blob_ids), "id": lease.shard_id, "fence": lease.fence, "new": number},
+    )
+    if shrunk.rowcount != 1:
+        raise LeaseLostError(f"shard {lease.shard_no} was taken back")
+    for table in ("inventory", "sample"):
+        connection.execute(
+            text(
+                f"UPDATE {table} SET shard_no = :new"  # noqa: S608 - constants
+                " WHERE campaign_id = :campaign AND shard_no = :old AND blob_id = ANY(:ids)"
+            ),
+            {"campaign": campaign, "old": lease.shard_no, "new": number, "ids": list(blob_ids)},
+        )
 
 
 def _reopen(connection: Connection, campaign_id: int, blob_ids: Sequence[str]) -> None:

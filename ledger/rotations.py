@@ -2,14 +2,20 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from keywrap.keys import KeyVersion
 
 _SEEN_WITHIN_MIN = 15
 """AWS KMS shows a change everywhere in seconds, sometimes minutes (developer guide, "Eventual
 consistency"). What is not seen after so long was never begun: the request was lost on its way."""
+
+_COLUMNS = (
+    "id, key, from_version, to_version, campaign_id, begun_at, coalesce("
+    "begun_at > clock_timestamp() - make_interval(mins => :mins), false) AS is_begun"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,27 @@ def begin(connection: Connection, current: KeyVersion) -> Rotation:
     )
     row = connection.execute(
         text(
-            "SELECT id, key, from_version, to_version, campaign_id, begun_at, coalesce("
-            " begun_at > clock_timestamp() - make_interval(mins => :mins), false) AS is_begun"
-            " FROM kek_rotation WHERE key = :key AND finished_at IS NULL FOR UPDATE"
+            f"SELECT {_COLUMNS} FROM kek_rotation"  # noqa: S608 - constants
+            " WHERE key = :key AND finished_at IS NULL FOR UPDATE"
         ),
         {"key": current.key, "mins": _SEEN_WITHIN_MIN},
     ).one()
+    return _rotation(row)
+
+
+def newest(connection: Connection, key: str) -> Rotation | None:
+    """Return the rotation of a KEK that was asked for last, or None; locks nothing."""
+    row = connection.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM kek_rotation"  # noqa: S608 - constants
+            " WHERE key = :key ORDER BY id DESC LIMIT 1"
+        ),
+        {"key": key, "mins": _SEEN_WITHIN_MIN},
+    ).one_or_none()
+    return _rotation(row) if row else None
+
+
+def _rotation(row: Row[Any]) -> Rotation:
     return Rotation(
         row.id,
         KeyVersion(row.key, row.from_version),

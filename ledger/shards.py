@@ -5,20 +5,17 @@ nor lose a lease by it.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from keywrap.rewrapping import Outcome, Result
-from ledger import campaigns
+from ledger import campaigns, queues
 from ledger.campaigns import Campaign
+from ledger.queues import QUEUE
 from ledger.states import OPENING, WORKING, ShardKind, State
-
-QUEUE = "rewrap"
-"""The queue of hosts that can open every listed key."""
-
 
 _MOST_BETWEEN_OFFERS_S = 10
 
@@ -47,6 +44,7 @@ class Lease:
         fence: the fencing token: any later claim has a higher one.
         shard_no: the shard's number.
         kind: what is to be done.
+        queue: the queue of the hosts that can do it.
         part: which part of the store a scan takes.
         parts: how many parts there are.
         campaign: the campaign, as it was when the shard was claimed.
@@ -56,6 +54,7 @@ class Lease:
     fence: int
     shard_no: int
     kind: ShardKind
+    queue: str
     part: int
     parts: int
     campaign: Campaign
@@ -69,6 +68,7 @@ def add(
     total: int = 0,
     part: int = 0,
     parts: int = 1,
+    queue: str = QUEUE,
 ) -> int:
     """Add a shard that waits to be offered; return its number."""
     return int(
@@ -81,7 +81,7 @@ def add(
             {
                 "campaign": campaign_id,
                 "kind": kind,
-                "queue": QUEUE,
+                "queue": queue,
                 "total": total,
                 "part": part,
                 "parts": parts,
@@ -97,21 +97,24 @@ def offer(
     claim_s: float,
     kinds: Sequence[ShardKind] = tuple(ShardKind),
 ) -> list[Offer]:
-    """Offer waiting shards, so that at most `window` are offered or leased.
+    """Offer waiting shards, so that at most `window` of each queue are offered or leased.
 
-    The messages go out after the commit: one that is lost is an offer that lapses.
+    The messages go out after the commit: one that is lost is an offer that lapses. A queue that
+    nobody serves gets one at a time, so that its messages do not fill the broker meanwhile.
     """
     rows = connection.execute(
         text(
-            "WITH busy AS (SELECT count(*) AS n FROM shard"
-            "   WHERE campaign_id = :campaign AND state IN ('offered', 'leased')),"
-            " picked AS (SELECT id FROM shard WHERE campaign_id = :campaign AND state = 'waiting'"
+            "WITH lane AS (SELECT queue, count(*) FILTER (WHERE state <> 'waiting') AS busy,"
+            "   sum(lapses) >= 2 * :window AND NOT bool_or(state = 'leased') AS is_idle"
+            "   FROM shard WHERE campaign_id = :campaign AND state <> 'done' GROUP BY queue),"
+            " picked AS (SELECT next.id FROM lane, LATERAL (SELECT id FROM shard"
+            "   WHERE campaign_id = :campaign AND queue = lane.queue AND state = 'waiting'"
             "   AND kind = ANY(:kinds)"
             "   AND (not_before IS NULL OR not_before <= clock_timestamp())"
             # A probe tries any: the first may hold just the wrap that is barred.
             "   ORDER BY CASE WHEN :window = 1 THEN random() ELSE shard_no END"
-            "   LIMIT greatest(0, :window - (SELECT n FROM busy))"
-            "   FOR UPDATE SKIP LOCKED)"
+            "   LIMIT greatest(0, CASE WHEN is_idle THEN least(:window, 1) ELSE :window END - busy)"
+            "   FOR UPDATE SKIP LOCKED) next)"
             " UPDATE shard SET state = 'offered',"
             "   until = clock_timestamp() + make_interval(secs => :claim_s)"
             " FROM picked WHERE shard.id = picked.id"
@@ -156,22 +159,37 @@ def withdraw_offers(connection: Connection, campaign_id: int) -> None:
 
 
 def claim(
-    connection: Connection, shard_id: UUID, kind: ShardKind, owner: str, lease_s: float
+    connection: Connection,
+    shard_id: UUID,
+    kind: ShardKind,
+    owner: str,
+    lease_s: float,
+    served: Collection[str] | None = None,
 ) -> Lease | None:
     """Claim a shard that is offered.
 
+    Args:
+        connection: the transaction.
+        shard_id: the shard.
+        kind: what is to be done.
+        owner: who claims it.
+        lease_s: length of the lease, in seconds.
+        served: the queues whose wraps `owner` can open; None for all.
+
     Returns:
-        The lease, or None where there is nothing to do: a late, repeated or forged message.
+        The lease, or None where the message was late, repeated, forged or misdirected.
     """
     row = connection.execute(
         text(
-            "UPDATE shard SET state = 'leased', fence = fence + 1, owner = :owner, lapses = 0,"
+            "WITH was AS (SELECT lapses FROM shard WHERE id = :id)"
+            " UPDATE shard SET state = 'leased', fence = fence + 1, owner = :owner, lapses = 0,"
             " until = clock_timestamp() + make_interval(secs => :lease_s),"
             " started_at = coalesce(shard.started_at, clock_timestamp())"
-            " FROM campaign WHERE campaign.id = campaign_id AND shard.id = :id"
+            " FROM campaign, was WHERE campaign.id = campaign_id AND shard.id = :id"
             " AND shard.kind = :kind AND shard.state = 'offered'"
             " AND campaign.state = ANY(:working)"
-            " RETURNING shard.fence, shard.shard_no, shard.part, shard.parts, shard.campaign_id"
+            " AND (CAST(:served AS text[]) IS NULL OR shard.queue = ANY(:served))"
+            " RETURNING shard.*, was.lapses AS lapsed"
         ),
         {
             "id": shard_id,
@@ -179,13 +197,17 @@ def claim(
             "owner": owner,
             "lease_s": lease_s,
             "working": list(WORKING),
+            "served": None if served is None else list(served),
         },
     ).one_or_none()
     if row is None:
         return None
+    if row.lapsed:
+        queues.wake(connection, row.campaign_id, row.queue)
     campaign = campaigns.get(connection, row.campaign_id)
     assert campaign is not None  # noqa: S101 - a foreign key
-    return Lease(shard_id, row.fence, row.shard_no, kind, row.part, row.parts, campaign)
+    scan = row.part, row.parts
+    return Lease(shard_id, row.fence, row.shard_no, kind, row.queue, *scan, campaign)
 
 
 def renew(connection: Connection, lease: Lease, lease_s: float) -> bool:

@@ -1,6 +1,7 @@
 """The schema: the one description that Alembic's migrations are checked against."""
 
 from collections.abc import Iterable
+from enum import StrEnum
 
 from sqlalchemy import (
     BigInteger,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     text,
 )
 
+from keywrap.controlfile import Cutover
 from keywrap.rewrapping import Outcome
 from ledger.states import MOVING, Kind, ShardKind, ShardState, State
 
@@ -36,7 +38,7 @@ metadata = MetaData(
 )
 
 
-def _one_of(column: str, values: Iterable[Kind | State | ShardKind | ShardState | Outcome]) -> str:
+def _one_of(column: str, values: Iterable[StrEnum]) -> str:
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
@@ -183,6 +185,26 @@ store_mark = Table(
     metadata,
     Column("store", Text, primary_key=True),
     Column("mark", Text, nullable=False),
+)
+
+# What was published in the control file of a store, and by whom.
+publication = Table(
+    "publication",
+    metadata,
+    Column("store_id", Text, primary_key=True),
+    Column("serial", BigInteger, primary_key=True, autoincrement=False),
+    Column("primary_key", Text),  # key id of the KEK version that new wraps need
+    Column(
+        "cutover",
+        Text,
+        CheckConstraint(_one_of("cutover", Cutover), name="cutover"),
+        nullable=False,
+    ),
+    Column("max_age_s", Integer, nullable=False),  # the longest that readers obey it unread
+    Column("issued_by", Text, nullable=False),
+    Column("issued_at", DateTime(timezone=True), nullable=False),  # by the publisher's clock
+    # When everybody obeys it, by the database's clock: what was published before is too old.
+    Column("obeyed_at", DateTime(timezone=True), nullable=False),
 )
 
 heartbeat = Table(

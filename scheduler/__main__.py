@@ -8,7 +8,9 @@ import click
 
 from embedded.errors import EmbeddedError
 from keywrap.config import ConfigError
+from keywrap.control import ControlError
 from keywrap.kms import DeniedError, KmsError
+from keywrap.signing import SigningKeyError
 from keywrap.stores import StoreError
 from ledger.campaigns import RequestRefusedError
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
@@ -20,6 +22,8 @@ _PIPE_CLOSED = 141
 
 _WORDS: dict[type[Exception], tuple[int, str, str]] = {
     ConfigError: (USAGE, "configuration", "mend the configuration, then run it again"),
+    SigningKeyError: (USAGE, "signing_key", "check [control] private_key_file, then run it again"),
+    ControlError: (REFUSED, "control", "rewrap cutover status"),
     RequestRefusedError: (REFUSED, "refused", "rewrap status"),
     LedgerUnavailableError: (
         UNREACHABLE,

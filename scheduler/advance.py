@@ -1,12 +1,14 @@
 """Advancing a campaign: what the tick does in each state, all of it decided from the ledger."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from keywrap.rewrapping import Outcome, Prove
-from ledger import campaigns, progress, samples, shards, wishes
+from ledger import campaigns, progress, queues, samples, shards, wishes
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
+from ledger.queues import QueueOf
 from ledger.states import MOVING, OPENING, Kind, ShardKind, ShardState, State
 from tasks.scans import MAX_PASSES
 
@@ -19,13 +21,19 @@ _MANY = 100
 _IN_WORK = (ShardState.OFFERED, ShardState.LEASED)
 
 
-def advance(connection: Connection, campaign: Campaign, scan_parts: int) -> bool:
+def advance(
+    connection: Connection,
+    campaign: Campaign,
+    scan_parts: int,
+    queue_of: QueueOf = queues.everyone,
+) -> bool:
     """Take a campaign one step further, if it is ready for one.
 
     Args:
         connection: the transaction.
         campaign: the campaign.
         scan_parts: how many parts the store is scanned in.
+        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
 
     Returns:
         Whether it stepped.
@@ -34,14 +42,22 @@ def advance(connection: Connection, campaign: Campaign, scan_parts: int) -> bool
     if step is None:
         return False
     done = progress.read(connection, campaign.id, campaign.kind)
-    return step(connection, campaign, done, scan_parts)
+    return step(connection, campaign, done, _Cut(scan_parts, queue_of))
 
 
-def _plan(connection: Connection, campaign: Campaign, _done: Progress, scan_parts: int) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """How work is cut into shards."""
+
+    scan_parts: int
+    queue_of: QueueOf
+
+
+def _plan(connection: Connection, campaign: Campaign, _done: Progress, cut: _Cut) -> bool:
     # The step first, here and below: a tick that is late finds the state changed, and adds nothing.
     if not campaigns.step(connection, campaign.id, State.INVENTORY):
         return False
-    _add_scan(connection, campaign, ShardKind.INVENTORY, scan_parts)
+    _add_scan(connection, campaign, ShardKind.INVENTORY, cut.scan_parts)
     return True
 
 
@@ -50,9 +66,7 @@ def _add_scan(connection: Connection, campaign: Campaign, kind: ShardKind, scan_
         shards.add(connection, campaign.id, kind, part=part, parts=scan_parts)
 
 
-def _inventory(
-    connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int
-) -> bool:
+def _inventory(connection: Connection, campaign: Campaign, done: Progress, cut: _Cut) -> bool:
     if not _all_done(done, ShardKind.INVENTORY):
         return False
     if campaign.kind is Kind.INVENTORY:
@@ -60,12 +74,12 @@ def _inventory(
     if campaign.kind in OPENING:
         stepped = campaigns.step(connection, campaign.id, State.VERIFYING)
         if stepped and campaign.sample_size is not None:
-            samples.cut(connection, campaign)
+            samples.cut(connection, campaign, cut.queue_of)
         return stepped
     return campaigns.step(connection, campaign.id, State.RUNNING)
 
 
-def _running(connection: Connection, campaign: Campaign, done: Progress, scan_parts: int) -> bool:
+def _running(connection: Connection, campaign: Campaign, done: Progress, cut: _Cut) -> bool:
     if _nothing_opens(done) and not campaign.gates_passed:
         return campaigns.step(
             connection,
@@ -84,10 +98,10 @@ def _running(connection: Connection, campaign: Campaign, done: Progress, scan_pa
         return wishes.reopen(connection, campaign.id, [Outcome.CONFLICT]) > 0
     if not campaigns.step(connection, campaign.id, State.VERIFYING):
         return False
-    _add_scan(connection, campaign, ShardKind.STRAGGLERS, scan_parts)
+    _add_scan(connection, campaign, ShardKind.STRAGGLERS, cut.scan_parts)
     campaigns.count_pass(connection, campaign.id)
     if campaign.prove is Prove.SAMPLE:
-        samples.cut(connection, campaign)
+        samples.cut(connection, campaign, cut.queue_of)
     return True
 
 
@@ -97,9 +111,7 @@ def _nothing_opens(done: Progress) -> bool:
     return counts[Outcome.QUARANTINED] >= _MANY and opened == 0
 
 
-def _verifying(
-    connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int
-) -> bool:
+def _verifying(connection: Connection, campaign: Campaign, done: Progress, _cut: _Cut) -> bool:
     if not (_all_done(done, ShardKind.STRAGGLERS) and _all_done(done, ShardKind.VERIFY)):
         return False
     if campaign.kind in MOVING and not _all_done(done, ShardKind.REWRAP):
@@ -117,13 +129,11 @@ def _verifying(
     return campaigns.step(connection, campaign.id, end)
 
 
-def _pausing(connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int) -> bool:
+def _pausing(connection: Connection, campaign: Campaign, done: Progress, _cut: _Cut) -> bool:
     return _come_to_rest(connection, campaign, done, State.PAUSED)
 
 
-def _cancelling(
-    connection: Connection, campaign: Campaign, done: Progress, _scan_parts: int
-) -> bool:
+def _cancelling(connection: Connection, campaign: Campaign, done: Progress, _cut: _Cut) -> bool:
     return _come_to_rest(connection, campaign, done, State.CANCELLED)
 
 
@@ -144,7 +154,7 @@ def _all_done(done: Progress, kind: ShardKind) -> bool:
     return done.count(kind) == done.count(kind, ShardState.DONE)
 
 
-_STEPS: dict[State, Callable[[Connection, Campaign, Progress, int], bool]] = {
+_STEPS: dict[State, Callable[[Connection, Campaign, Progress, _Cut], bool]] = {
     State.PLANNED: _plan,
     State.INVENTORY: _inventory,
     State.RUNNING: _running,

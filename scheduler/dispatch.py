@@ -7,9 +7,10 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 import logging
 from collections.abc import Callable, Sequence
 
-from ledger import campaigns, progress, rotations, shards
+from ledger import campaigns, progress, queues, rotations, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
+from ledger.queues import QueueOf
 from ledger.shards import Offer
 from ledger.states import ShardKind, State
 from scheduler.advance import advance
@@ -39,12 +40,20 @@ class Dispatcher:
         ledger: the ledger.
         settings: how to hand shards out.
         send: sends the message of one offer.
+        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
     """
 
-    def __init__(self, ledger: Ledger, settings: Scheduler, send: Send) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Scheduler,
+        send: Send,
+        queue_of: QueueOf = queues.everyone,
+    ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._send = send
+        self._queue_of = queue_of
         self._broker_is_away = False
 
     def tick(self) -> bool:
@@ -76,7 +85,8 @@ class Dispatcher:
         stepped, offers = False, []
         for campaign in opened:
             with self._ledger.begin() as connection:  # one campaign's trouble is not another's
-                stepped |= advance(connection, campaign, self._settings.scan_parts)
+                parts = self._settings.scan_parts
+                stepped |= advance(connection, campaign, parts, self._queue_of)
             with self._ledger.begin() as connection:
                 offers += self._offer(connection, campaign)
         self._publish(offers)
@@ -88,7 +98,7 @@ class Dispatcher:
             return []
         window, state = self._settings.window, now.state
         if state is State.BLOCKED:
-            # One shard tries; its progress unblocks the campaign.
+            # One shard of each queue tries: a queue may be without hosts. Progress unblocks it.
             window = int(campaigns.probe_due(connection, now.id))
             state = now.resume_state or state
         kinds = _OFFERS_IN.get(state, ())

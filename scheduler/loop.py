@@ -13,7 +13,7 @@ from scheduler.stopping import Stop
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
-from workers.composition import ledger_of
+from workers.composition import ledger_of, queue_of
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def run(settings: Settings) -> None:
     ledger = ledger_of(settings)
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)
-    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app))
+    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), queue_of(settings))
     logger.info("scheduler ready")
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s

@@ -133,4 +133,7 @@ def without_secrets(environment: Mapping[str, str], settings: Settings) -> dict[
     keys = settings.keywrap.keys
     secret = {table.variable or name for name, table in keys.env.items()}
     secret |= {table.token_env for table in keys.vault.values() if table.token_env}
+    secret |= {table.entropy_env for table in keys.dpapi.values()}
+    # DPAPI protects what these hold; still, it is a wrapped KEK, and only workers open it.
+    secret |= {table.protected.removeprefix("dpapi:") for table in keys.env.values()}
     return {name: value for name, value in environment.items() if name not in secret}

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ledger import progress
+from ledger import progress, queues
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
-from ledger.states import MOVING, ShardState, State
+from ledger.queues import QUEUE
+from ledger.states import MOVING, State
 from scheduler.dispatch import HEARTBEAT
 
 _SILENT = timedelta(seconds=15)
-_LAPSES = 2
 _HINTS = {
     "permission_denied": " (a token_file is read again; a token in the environment only when the "
     "workers are restarted)",
@@ -35,21 +35,36 @@ def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
         return Wait("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
     if campaign.state in {State.PAUSED, State.STOPPED}:
         return Wait(campaign.reason_code, campaign.reason, f"rewrap resume {campaign.id}")
-    if campaign.state is State.BLOCKED:
+    queued = queues.unserved(connection, campaign.id) if done.unclaimed else {}
+    idle = [queue for queue, is_idle in queued.items() if is_idle]
+    is_probed = QUEUE in queued or len(idle) < len(queued)
+    if campaign.state is State.BLOCKED and (is_probed or not idle):
         code = campaign.reason_code or ""
         return Wait(
             campaign.reason_code,
             f"{campaign.reason}; it goes on by itself when that is mended{_HINTS.get(code, '')}",
             f"rewrap status {campaign.id} --watch",
         )
-    leased = sum(n for (_, state), n in done.shards.items() if state is ShardState.LEASED)
-    if done.unclaimed >= _LAPSES and not leased:
+    if idle:
+        return _nobody(idle)
+    return Wait(campaign.reason_code, campaign.reason, f"rewrap status {campaign.id} --watch")
+
+
+def _nobody(idle: list[str]) -> Wait:
+    """Say which queues nobody serves; the default one first, since scans wait for it too."""
+    if QUEUE in idle:
         return Wait(
             "no_worker",
             "no worker takes the shards that are offered: none runs, or their logs say why",
             "rewrap worker",
         )
-    return Wait(campaign.reason_code, campaign.reason, f"rewrap status {campaign.id} --watch")
+    named = f"queue {idle[0]}" if len(idle) == 1 else f"queues {', '.join(idle)}"
+    return Wait(
+        "no_worker_for_queue",
+        f"no worker serves the {named}, whose hosts alone hold the keys of some blobs; it goes on "
+        "by itself when one does, and the other blobs go on meanwhile",
+        f"rewrap worker --queues {idle[0]}",
+    )
 
 
 def _silence(connection: Connection) -> str:

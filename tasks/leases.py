@@ -92,7 +92,9 @@ def under_lease(
         message, or work that was handed back.
     """
     with runtime.ledger.begin() as connection:
-        lease = shards.claim(connection, shard_id, kind, runtime.owner, runtime.lease_s)
+        lease = shards.claim(
+            connection, shard_id, kind, runtime.owner, runtime.lease_s, runtime.served
+        )
     if lease is None:
         return {}
     work = Work(runtime, lease)

@@ -1,12 +1,15 @@
 """What a task needs to run: made once in each worker process, after the fork."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from keywrap.keyring import KeyRing
+from keywrap.keys import KeyVersion
 from keywrap.reading import SidecarReader
+from ledger import queues
 from ledger.connection import Ledger
+from ledger.queues import QueueOf
 
 Counts = dict[str, int]
 """What a task returns: counts, never names or keys."""
@@ -31,6 +34,9 @@ class Runtime:
         batch: how many blobs go through the steps at once.
         stopping: whether this process is to stop soon, so that shards are handed back.
         store: which store `reader` reads, as the configuration describes it.
+        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
+        served: the queues whose shards this process takes; None for all. Wraps of the default
+            queue any process can open.
     """
 
     ledger: Ledger
@@ -44,6 +50,12 @@ class Runtime:
     batch: int
     stopping: Callable[[], bool]
     store: str = ""
+    queue_of: QueueOf = queues.everyone
+    served: Collection[str] | None = None
+
+    def serves(self, version: KeyVersion) -> bool:
+        """Whether this process has what opens the wraps of a KEK version, by the configuration."""
+        return self.served is None or self.queue_of(version) in {queues.QUEUE, *self.served}
 
 
 _make: Callable[[], Runtime] | None = None

@@ -11,7 +11,8 @@ from keywrap.reading import GoneError, QuarantineError, Seen
 from keywrap.rewrapping import Goal, selects
 from keywrap.scan import scan
 from keywrap.stores import StoreUnavailableError, SweepingStore
-from ledger import findings, shards
+from ledger import findings, queues, shards
+from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.findings import UNCUT, Finding
 from ledger.samples import SHARD_BLOBS
@@ -46,18 +47,18 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
 
     def body(work: Work) -> Counts:
         require_store(work)
-        found, chunks = 0, []
+        found: list[Finding] = []
         _sweep(work)
         for chunk in _look(work):
-            chunks.append(chunk)
-            found += len(chunk)
-            progress(found, found)
+            found += chunk
+            progress(len(found), len(found))
         # Only now: a transaction that waited for the store would be cut off as idle.
         with runtime.ledger.begin() as connection:
-            for chunk in chunks:
-                _record(connection, work, chunk)
-            shards.finish(connection, work.lease, total=found)
-        return {"scanned": found}
+            for queue, group in _by_host(work, found):
+                for start in range(0, len(group), SHARD_BLOBS):
+                    _record(connection, work, queue, group[start : start + SHARD_BLOBS])
+            shards.finish(connection, work.lease, total=len(found))
+        return {"scanned": len(found)}
 
     return under_lease(runtime, shard_id, ShardKind.INVENTORY, body)
 
@@ -70,14 +71,31 @@ def _sweep(work: Work) -> None:
         store.sweep(_LEFTOVERS_AFTER_S)
 
 
-def _record(connection: Connection, work: Work, chunk: list[Finding]) -> None:
+def _by_host(work: Work, found: list[Finding]) -> list[tuple[str, list[Finding]]]:
+    """Group findings by who can do what the campaign does with them."""
     campaign = work.lease.campaign
-    shard_no = UNCUT
+
+    def opened_with(finding: Finding) -> KeyVersion | None:
+        version = finding.key_version
+        # What it leaves as it is any host can tell: a rotation waits for no host of legacy keys.
+        moves = campaign.kind in MOVING and version is not None and campaign.moves(version)
+        return version if moves or _opens_all(campaign) else None
+
+    return queues.by_host([(f, opened_with(f)) for f in found], work.runtime.queue_of)
+
+
+def _opens_all(campaign: Campaign) -> bool:
+    return campaign.kind is Kind.VERIFY and campaign.sample_size is None
+
+
+def _record(connection: Connection, work: Work, queue: str, group: list[Finding]) -> None:
+    campaign = work.lease.campaign
+    shard_no, total = UNCUT, len(group)
     if campaign.kind in MOVING:
-        shard_no = shards.add(connection, campaign.id, ShardKind.REWRAP, total=len(chunk))
-    elif campaign.kind is Kind.VERIFY and campaign.sample_size is None:
-        shard_no = shards.add(connection, campaign.id, ShardKind.VERIFY, total=len(chunk))
-    findings.add(connection, campaign.id, shard_no, chunk)
+        shard_no = shards.add(connection, campaign.id, ShardKind.REWRAP, total=total, queue=queue)
+    elif _opens_all(campaign):
+        shard_no = shards.add(connection, campaign.id, ShardKind.VERIFY, total=total, queue=queue)
+    findings.add(connection, campaign.id, shard_no, group)
 
 
 def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts:
@@ -103,7 +121,11 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
             progress(seen, seen)
         with runtime.ledger.begin() as connection:
             taken = findings.note_stragglers(
-                connection, campaign.id, late, last_pass=campaign.passes >= MAX_PASSES
+                connection,
+                campaign.id,
+                late,
+                last_pass=campaign.passes >= MAX_PASSES,
+                queue_of=runtime.queue_of,
             )
             shards.finish(connection, work.lease, total=seen)
         return {"stragglers": taken}

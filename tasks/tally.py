@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from keywrap.rewrapping import Outcome, Report, Result
-from ledger import shards
+from ledger import findings, shards
 from tasks.interruptions import Stop, settle
 from tasks.leases import HandBackError, Work
+from tasks.reroutes import is_elsewhere, routes
 from tasks.runtime import Counts, Progress
 
 _RECORD_EVERY_S = 2.0
@@ -21,6 +22,7 @@ class Tally:
         self._progress = progress
         self._outcomes = outcomes
         self._unrecorded: list[Result] = []
+        self._elsewhere: list[str] = []
         self._requests = work.runtime.keys.requests
         self._recorded_at = time.monotonic()
         self.counts: Counter[str] = Counter()
@@ -48,21 +50,26 @@ class Tally:
         return dict(self.counts)
 
     def _take(self, results: Sequence[Result]) -> None:
-        self._unrecorded.extend(results)
-        self.counts.update(result.outcome.value for result in results)
+        here = [result for result in results if not is_elsewhere(result)]
+        self._elsewhere += [result.blob_id for result in results if is_elsewhere(result)]
+        self._unrecorded.extend(here)
+        self.counts.update(result.outcome.value for result in here)
 
     def _record(self, stop: Stop | None = None, *, finish: bool = False) -> None:
         lease, runtime = self._work.lease, self._work.runtime
         requests = runtime.keys.requests
         results = self._unrecorded if self._outcomes else []
+        strays = routes(self._work, self._elsewhere)
         with runtime.ledger.begin() as connection:
             shards.record(connection, lease, results, requests - self._requests)
+            for queue, blob_ids in strays:
+                findings.reroute(connection, lease, queue, blob_ids)
             if stop is not None:
                 settle(connection, lease, stop)
             elif finish:
                 # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
                 opened = None if self._outcomes else self.counts[Outcome.CURRENT]
                 shards.finish(connection, lease, total=opened)
-        self._unrecorded = []
+        self._unrecorded, self._elsewhere = [], []
         self._requests = requests
         self._recorded_at = time.monotonic()

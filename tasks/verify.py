@@ -1,6 +1,7 @@
 """Opening the blobs of one shard, content and all."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from keywrap.kms import KmsError, ProofFailedError
@@ -13,6 +14,7 @@ from ledger.campaigns import Campaign
 from ledger.states import OPENING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
+from tasks.reroutes import is_elsewhere
 from tasks.rewrap import planned_goal
 from tasks.runtime import Counts, Progress, Runtime
 from tasks.tally import Tally
@@ -53,40 +55,63 @@ def _engine(runtime: Runtime, campaign: Campaign) -> Callable[[Sequence[str]], R
     verifier = Verifier(*means)
     if campaign.kind is Kind.VERIFY:
         return verifier.verify
-    return lambda blob_ids: _as_proof(verifier.verify(blob_ids), verifier, campaign.gates_passed)
+    proof = _Proof(runtime, verifier, campaign.gates_passed)
+    return lambda blob_ids: proof.judge(verifier.verify(blob_ids))
 
 
-def _as_proof(report: Report, verifier: Verifier, seen_by_person: bool) -> Report:  # noqa: FBT001
-    """Take what the sample came to for a proof: only what was opened counts."""
-    away = [r for r in report.results if r.outcome is Outcome.FAILED]
-    if away and report.interruption is None:
-        return Report([], StoreUnavailableError(away[0].detail, name=away[0].blob_id))
-    try:
-        bad = [r for r in report.results if _is_unsound(r, verifier, seen_by_person)]
-    except (KmsError, StoreUnavailableError) as error:
-        return Report([], error)
-    if not bad:
-        return report
-    return Report(
-        [],
-        ProofFailedError(
-            f"blob {bad[0].blob_id!r} is at the target and does not open: {bad[0].reason_code}; "
-            f"{len(bad)} such in this batch. An old wrap, if there is one, is in its `previous`"
-        ),
-    )
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What a sample of a campaign's wraps proves: only what was opened counts.
 
+    Attributes:
+        runtime: what the task may use.
+        verifier: opens blobs.
+        seen_by_person: whether a person has resumed the campaign after a gate stopped it.
+    """
 
-def _is_unsound(result: Result, verifier: Verifier, seen_by_person: bool) -> bool:  # noqa: FBT001
-    """Whether a rewrap may have lost the data key; `rewrap verify` tells of damaged content."""
-    if result.outcome is not Outcome.QUARANTINED:
-        return False
-    if not result.reason_code.startswith("content_"):
-        return True
-    try:
-        kept = verifier.keeps_data_key(result.blob_id)
-    except (QuarantineError, GoneError):
-        return True
-    if kept is None:
-        # The wrap opens and there is nothing to compare: no content, no loss; else a person looks.
-        return result.reason_code != "content_missing" and not seen_by_person
-    return not kept
+    runtime: Runtime
+    verifier: Verifier
+    seen_by_person: bool
+
+    def judge(self, report: Report) -> Report:
+        """Take what a batch of the sample came to for a proof."""
+        away = [r for r in report.results if r.outcome is Outcome.FAILED]
+        if away and report.interruption is None:
+            return Report([], StoreUnavailableError(away[0].detail, name=away[0].blob_id))
+        try:
+            bad = [r for r in report.results if self._is_unsound(r)]
+        except (KmsError, StoreUnavailableError) as error:
+            return Report([], error)
+        if not bad:
+            return report
+        return Report(
+            [],
+            ProofFailedError(
+                f"blob {bad[0].blob_id!r} is at the target and does not open: "
+                f"{bad[0].reason_code}; {len(bad)} such in this batch. An old wrap, if there is "
+                "one, is in its `previous`"
+            ),
+        )
+
+    def _is_unsound(self, result: Result) -> bool:
+        """Whether a rewrap may have lost the data key; `rewrap verify` tells of damaged content."""
+        if result.outcome is not Outcome.QUARANTINED or is_elsewhere(result):
+            return False
+        if not result.reason_code.startswith("content_"):
+            return True
+        try:
+            kept = self._keeps_data_key(result.blob_id)
+        except (QuarantineError, GoneError):
+            return True
+        if kept is None:
+            # The wrap opens and there is nothing to compare: no content, no loss; else a person
+            # looks.
+            return result.reason_code != "content_missing" and not self.seen_by_person
+        return not kept
+
+    def _keeps_data_key(self, blob_id: str) -> bool | None:
+        """As `Verifier.keeps_data_key`; None too where `previous` opens on other hosts only."""
+        previous = self.runtime.reader.read(blob_id).sidecar.previous
+        if previous and not self.runtime.serves(previous.key_version):
+            return None
+        return self.verifier.keeps_data_key(blob_id)

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.servers", "tests.ledgers", "tests.nodes", "tests.clouds"]
+pytest_plugins = [
+    "tests.servers",
+    "tests.ledgers",
+    "tests.nodes",
+    "tests.clouds",
+    "tests.buckets",
+    "tests.cutting",
+    "tests.hsms",
+]
 
 UNIT = Path(__file__).parent / "unit"
 

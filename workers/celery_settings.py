@@ -4,7 +4,7 @@ Postgres leases drive the work and the broker carries hints, so a message that i
 delivered twice costs nothing but time. That decides most of what follows.
 """
 
-from ledger.shards import QUEUE
+from ledger.queues import QUEUE
 
 SETTINGS: dict[str, object] = {
     # JSON only: a pickle in a message runs code.

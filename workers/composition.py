@@ -3,10 +3,13 @@
 import os
 import socket
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from keywrap.config import ConfigError, open_keys, open_reader
+from keywrap.keys import KeyVersion
 from keywrap.threads import StoreThreads
 from ledger.connection import Ledger
+from ledger.queues import QUEUE, QueueOf
 from tasks.runtime import Runtime
 from workers.settings import Settings
 
@@ -26,6 +29,25 @@ def ledger_of(settings: Settings) -> Ledger:
     return Ledger(settings.ledger.url)
 
 
+def queue_of(settings: Settings) -> QueueOf:
+    """Make what names the queue of the hosts that can open the wraps of a KEK version."""
+    keys = settings.keywrap.keys
+
+    @lru_cache(maxsize=4096)  # asked for each blob; a sidecar may name any key
+    def queue(version: KeyVersion) -> str:
+        return keys.queue_of(version.key) or QUEUE
+
+    return queue
+
+
+def strange_queues(settings: Settings) -> list[str]:
+    """Return the queues that a worker is to serve and that no key's table names."""
+    keys = settings.keywrap.keys
+    named = {QUEUE, *(table.queue for table in keys.dpapi.values())}
+    named |= {table.queue for table in keys.env.values()}
+    return [queue for queue in settings.workers.queues if queue not in named]
+
+
 def compose(
     settings: Settings,
     stopping: Callable[[], bool],
@@ -40,7 +62,7 @@ def compose(
     return Runtime(
         ledger=ledger_of(settings),
         reader=open_reader(settings.keywrap, threads=settings.workers.threads),
-        keys=open_keys(settings.keywrap, environ),
+        keys=open_keys(settings.keywrap, environ, queues=settings.workers.queues),
         legacy_content=settings.keywrap.store.legacy_content,
         keep_previous=settings.keywrap.store.keep_previous,
         pool=StoreThreads(settings.workers.threads),
@@ -49,4 +71,6 @@ def compose(
         batch=settings.workers.batch,
         stopping=stopping,
         store=settings.keywrap.store.place,
+        queue_of=queue_of(settings),
+        served=settings.workers.queues,
     )

@@ -12,12 +12,15 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
-from keywrap.config import ConfigError, KeywrapConfig, read_file
+from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
+from ledger.queues import QUEUE
 
 DEFAULT_PATH = "rewrap.toml"
 _STATE_DIR = ".rewrap-state"
 
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")]
+"""As the tables of keys name queues. On a command line commas part them."""
 
 
 class Postgres(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,12 +43,15 @@ class Workers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: threads for store requests in each process.
         lease_s: length of a lease, in seconds: what a worker that dies costs at most.
         batch: blobs that go through the steps at once.
+        queues: the queues whose shards it takes: those of the hosts that hold certain keys, such
+            as DPAPI's, and the default one, `rewrap`, for everything else.
     """
 
     processes: Annotated[int, Meta(ge=0, le=256)] = 0
     threads: Annotated[int, Meta(ge=1, le=512)] = 4
     lease_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
     batch: Annotated[int, Meta(ge=1, le=10_000)] = 500
+    queues: Annotated[tuple[QueueName, ...], Meta(min_length=1, max_length=100)] = (QUEUE,)
 
 
 class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,7 +119,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         raise ConfigError("state_dir", "expected a path")
     settings = Settings(
         keywrap=KeywrapConfig.from_table(
-            {name: table.pop(name) for name in ("store", "keys") if name in table}
+            {name: table.pop(name) for name in TABLES if name in table}
         ),
         state_dir=str(file.resolve().parent / state_dir),
         ledger=_section("ledger", Postgres, table, environ),
@@ -134,9 +140,9 @@ def _section(
     if not isinstance(table, dict):
         raise ConfigError(f"[{name}]", "expected a table")
     overrides = {
-        field.name: environ[variable]
+        field.name: _items(text) if isinstance(field.default, tuple) else text
         for field in msgspec.structs.fields(kind)
-        if (variable := f"REWRAP_{name}_{field.name}".upper()) in environ
+        if (text := environ.get(f"REWRAP_{name}_{field.name}".upper())) is not None
     }
     try:
         # Variables are text, so a number in one may be written as text; in the TOML it may not.
@@ -145,3 +151,7 @@ def _section(
     except msgspec.ValidationError as error:
         from_environment = f" (with {', '.join(overrides)} from REWRAP_…)" if overrides else ""
         raise ConfigError(f"[{name}]{from_environment}", str(error)) from None
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",")]

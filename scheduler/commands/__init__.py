@@ -3,9 +3,11 @@
 import click
 
 from scheduler.commands.asking import cancel, pause, resume, retry
+from scheduler.commands.cutover import cutover
 from scheduler.commands.demo import demo
+from scheduler.commands.dpapi import dpapi_ring
 from scheduler.commands.inventory import inventory
-from scheduler.commands.keys import create_kek
+from scheduler.commands.keys import control_key, create_kek
 from scheduler.commands.planning import plan
 from scheduler.commands.reading import blobs, status
 from scheduler.commands.rotation import rotate_kek
@@ -27,8 +29,8 @@ def rewrap(context: click.Context, config: str | None) -> None:
     context.obj = Desk(config)
 
 
-_RUN = (init, create_kek, up, scheduler, worker, flower, demo)
-_DO = (inventory, plan, start, verify, rotate_kek, pause, resume, cancel, retry)
+_RUN = (init, create_kek, dpapi_ring, control_key, up, scheduler, worker, flower, demo)
+_DO = (inventory, plan, start, verify, rotate_kek, cutover, pause, resume, cancel, retry)
 _READ = (status, blobs)
 
 for command in (*_RUN, *_DO, *_READ):

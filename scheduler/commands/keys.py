@@ -1,5 +1,7 @@
-"""`rewrap create-kek`: the file of a listed local key. Other kinds are made where they live."""
+"""`rewrap create-kek` and `control-key`: the key files that are ours to make."""
 
+import json
+import secrets
 from pathlib import Path
 
 import click
@@ -7,6 +9,7 @@ import click
 from keywrap.keys import BadKeyIdError, KeyVersion
 from keywrap.kms import DeniedError
 from keywrap.providers.local import create_key_file
+from keywrap.signing import SigningKey
 from keywrap.tables import local, vault
 from scheduler.desk import REFUSED, UNREACHABLE, USAGE, Desk, DeskError
 
@@ -90,3 +93,45 @@ def _not_usable(message: str, next_command: str) -> DeskError:
         reason_code="key_not_usable",
         next_command=next_command,
     )
+
+
+@click.command("control-key")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Where the private key goes; never overwritten.",
+)
+def control_key(out: Path) -> None:
+    """Make the key pair that signs the control file of a store.
+
+    Writes the private key, which only this user can read, and prints the table for the
+    configuration. One pair and one store id for each store.
+
+    Example: rewrap control-key --out /etc/rewrap/control.key
+    """
+    path = out.absolute()
+    try:
+        key = SigningKey.create(path)
+    except FileExistsError:
+        raise DeskError(
+            f"{path} is there already and was left as it is",
+            exit_code=REFUSED,
+            reason_code="already_there",
+            next_command="rewrap control-key --out ANOTHER_FILE",
+        ) from None
+    except OSError as error:
+        raise DeskError(
+            f"{path} cannot be written: {error.strerror}; nothing was changed",
+            exit_code=UNREACHABLE,
+            reason_code="file_not_writable",
+            next_command="" if path.parent.is_dir() else f"mkdir -m 700 {path.parent}",
+        ) from error
+    click.echo(f"# created {path}: keep a copy apart, and let no application read it")
+    click.echo("[control]                # in the configuration of every application and command")
+    click.echo(f'public_key = "{key.public}"')
+    click.echo(f'store_id = "{secrets.token_hex(16)}"')
+    file = json.dumps(str(path), ensure_ascii=False)  # a string of JSON is one of TOML
+    click.echo(f"private_key_file = {file}   # only where `rewrap` is typed")
+    click.echo("# next: rewrap cutover off (publishes the first control file)")

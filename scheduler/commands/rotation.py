@@ -1,17 +1,29 @@
 """`rewrap rotate-kek`: a new KEK version, and the campaign that moves every wrap to it."""
 
+from typing import Any
+
 import click
 
 from keywrap.keys import KeyVersion
-from keywrap.kms import DeniedError, KeyProvider, KmsError, UnavailableError, VersionCreator
+from keywrap.kms import (
+    DeniedError,
+    KeyProvider,
+    KmsError,
+    UnavailableError,
+    VersionCreator,
+)
 from ledger import campaigns, rotations
 from ledger.campaigns import Request
 from ledger.connection import Connection
 from ledger.rotations import Rotation
 from ledger.states import Kind
+from scheduler import publishing, showing
+from scheduler.commands.reading import as_json
 from scheduler.commands.starting import confirm, follow, wait, yes
 from scheduler.desk import DONE, REFUSED, UNREACHABLE, USAGE, Desk, DeskError, operator
 from scheduler.proofs import Proof, default_proof
+from scheduler.publishing import Press, press_of
+from scheduler.rollout import roll_out
 
 NOT_SEEN = "rotation_not_seen"
 """The KMS was asked for a new version, and does not show one yet."""
@@ -24,27 +36,40 @@ LIMIT = "rotation_limit"
 @click.argument("key", required=False)
 @yes
 @wait
+@click.option("--status", is_flag=True, help="Only say how far the last one is.")
+@as_json
 @click.pass_obj
-def rotate_kek(desk: Desk, key: str | None, *, yes: bool, wait: bool) -> int:
+def rotate_kek(
+    desk: Desk, key: str | None, *, yes: bool, wait: bool, status: bool, as_json: bool
+) -> int:
     """Create a new version of a KEK and move every wrap to it.
 
-    KEY is a KEK's URI without version [default: the primary]. Run again after being cut off, it
-    goes on where it stopped and never creates a second version.
+    KEY is a KEK's URI without version [default: the primary]. Where [control] is configured, the
+    new version is published as the primary first, and opened once every application obeys that.
+    Run again after being cut off, it goes on where it stopped and never creates a second version.
 
     Example: rewrap rotate-kek --wait
     """
     provider = desk.kek(key)
+    if status:
+        _show_status(desk, provider.key, as_json=as_json)
+        return DONE
+    if as_json:
+        raise click.UsageError("--json goes with --status")
     current = provider.current_version()
     proof = default_proof(Kind.ROTATE, provider)
     desk.ledger  # noqa: B018 - unreachable is said before the question
-    confirm(lambda: _show_plan(current, proof), yes=yes)
+    is_published = desk.settings.keywrap.control is not None
+    confirm(lambda: _show_plan(current, proof, is_published=is_published), yes=yes)
     campaign_id = rotate(desk, provider, current, proof)
     click.echo(f"next: rewrap status {campaign_id} --watch")
     return follow(desk, campaign_id) if wait else DONE
 
 
-def _show_plan(current: KeyVersion, proof: Proof) -> None:
+def _show_plan(current: KeyVersion, proof: Proof, *, is_published: bool) -> None:
     click.echo(f"rotate-kek: a new version of {current.key}, after {current.version}")
+    if is_published:
+        click.echo("  then it is published as the primary, and every application is waited for")
     click.echo("  then every managed wrap of another version or key is rewrapped to it")
     click.echo(f"  prove  {proof.sentence()}")
     click.echo("  the old version stays enabled: it is retired apart, when nothing needs it")
@@ -60,6 +85,8 @@ def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof)
         DeskError: the KEK cannot be given a version from here, or its KMS does not show it yet.
         KmsError: the KMS refuses or does not answer.
         RequestRefusedError: another open campaign moves some of the same blobs.
+        ControlError: the control file is not to be trusted.
+        StoreError: the store did not answer.
     """
     if not isinstance(provider, VersionCreator):
         raise DeskError(
@@ -68,11 +95,16 @@ def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof)
             reason_code="cannot_create_version",
             next_command="create it in the KMS, then: rewrap start rotate",
         )
+    press = _press(desk)
     with desk.ledger.begin() as connection:
         rotations.close_finished(connection)
         if rotations.begin(connection, current).campaign_id is None:
             campaigns.refuse_overlap(connection, prefix="")  # before a version is made for nothing
     _mint(desk, provider, current)
+    with desk.ledger.begin() as connection:
+        rotation = rotations.begin(connection, current)
+    if press and rotation.new and rotation.campaign_id is None:
+        roll_out(press, provider, rotation.new)
     with desk.ledger.begin() as connection:
         rotation = rotations.begin(connection, current)
         if rotation.campaign_id is not None:
@@ -81,6 +113,16 @@ def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof)
         campaign_id = _open(connection, desk, rotation, proof)
     click.echo(f"campaign {campaign_id} ({Kind.ROTATE})")
     return campaign_id
+
+
+def _press(desk: Desk) -> Press | None:
+    """Return where the version will be published; seen to work before one is made for nothing."""
+    if desk.settings.keywrap.control is None:
+        return None
+    press = press_of(desk)
+    press.signing_key()
+    press.standing()
+    return press
 
 
 def _mint(desk: Desk, provider: KeyProvider, current: KeyVersion) -> None:
@@ -175,3 +217,46 @@ def _open(connection: Connection, desk: Desk, rotation: Rotation, proof: Proof) 
     )
     rotations.opened(connection, rotation, campaign_id)
     return campaign_id
+
+
+def _show_status(desk: Desk, key: str, *, as_json: bool) -> None:
+    document = rotation_status(desk, key)
+    if as_json:
+        showing.document(document)
+        return
+    moved = f"{document['from']} to {document['to'] or 'a version that is not there yet'}"
+    click.echo(
+        f"rotation of {key}: {document['step']}{'' if not document['from'] else f', {moved}'}"
+    )
+    if document["obeyed_in_s"]:
+        click.echo(f"  every application obeys it in {document['obeyed_in_s']:.0f} s")
+    if document["next_command"]:
+        click.echo(f"next: {document['next_command']}")
+
+
+def rotation_status(desk: Desk, key: str) -> dict[str, Any]:
+    """Return how far the last rotation of a KEK is.
+
+    Its steps are `none`, `asked`, `made`, `published`, `rolling_out` and `over`.
+    """
+    with desk.ledger.begin() as connection:
+        rotation = rotations.newest(connection, key)
+        campaign = campaigns.get(connection, (rotation and rotation.campaign_id) or 0)
+    document: dict[str, Any] = {
+        "key": key,
+        "from": str(rotation.base) if rotation else None,
+        "to": str(rotation.new) if rotation and rotation.new else None,
+        "step": "none",
+        "obeyed_in_s": 0.0,
+        "campaign": campaign.id if campaign else None,
+        "next_command": f"rewrap rotate-kek {key}",
+    }
+    if campaign:
+        step = "over" if campaign.is_finished else "rolling_out"
+        return document | {"step": step, "next_command": f"rewrap status {campaign.id}"}
+    if rotation is None or rotation.new is None:
+        return document | {"step": "asked" if rotation else "none"}
+    noted = press_of(desk).last_noted() if desk.settings.keywrap.control else publishing.NOTHING
+    if noted.control.primary != rotation.new:
+        return document | {"step": "made"}
+    return document | {"step": "published", "obeyed_in_s": round(noted.obeyed_in_s, 1)}

@@ -8,14 +8,13 @@ from pathlib import Path
 import click
 
 from keywrap.config import open_keys, open_reader
-from ledger.shards import QUEUE
 from scheduler import loop
 from scheduler.desk import UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.node import Node
 from scheduler.stopping import Stop
 from scheduler.supervisor import supervise
 from workers import broker
-from workers.composition import compose
+from workers.composition import compose, strange_queues
 from workers.settings import DEFAULT_PATH, Settings, load
 
 _FLOWER_SETTINGS = Path(sys.modules["workers.celery_settings"].__file__ or "").with_name(
@@ -42,8 +41,9 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     desk = _in_directory(desk, directory)
     settings = load(desk.config)  # without what the desk takes from an `up` that runs
     config = desk.config or os.environ.get("REWRAP_CONFIG") or DEFAULT_PATH
-    open_keys(settings.keywrap, os.environ)  # a wrong key or store is told here, not in a log,
-    open_reader(settings.keywrap)  # and before anything is started or made
+    # A wrong key or store is told here, not in a log, and before anything is started or made.
+    open_keys(settings.keywrap, os.environ, queues=settings.workers.queues)
+    open_reader(settings.keywrap)
     node = Node(config, settings, workers or os.cpu_count() or 1)
     flower = node.settings.flower
     click.echo(f"Flower: http://{flower.address}:{flower.port}  sign-in: {node.sign_in_file}")
@@ -77,18 +77,35 @@ def scheduler(desk: Desk) -> None:
 @click.command()
 @click.option("--name", default="worker", show_default=True, help="What Flower calls it.")
 @click.option("--processes", type=click.IntRange(min=1), help="[default: one a core]")
+@click.option(
+    "--queues",
+    metavar="Q,Q",
+    help="Take shards of these queues only.  [default: `queues` in [workers]]",
+)
 @click.pass_obj
-def worker(desk: Desk, name: str, processes: int | None) -> None:
+def worker(desk: Desk, name: str, processes: int | None, queues: str | None) -> None:
     """Run a Celery worker. SIGTERM hands its shards back and ends it.
 
-    Example: rewrap worker --processes 4
+    Blobs whose key is on certain hosts only wait in the queue that the key's table names, for a
+    worker there that takes it.
+
+    Examples: rewrap worker --processes 4
+    rewrap worker --queues rewrap,dpapi-hostA
     """
+    if queues is not None:
+        os.environ["REWRAP_WORKERS_QUEUES"] = queues  # for the processes of its pool, too
     settings = _served(desk)
     compose(settings, lambda: False)  # wrong keys or stores are told now, not by the first task
+    # Not refused: shards of a campaign may still wait in a queue that was renamed since.
+    for queue in strange_queues(settings):
+        click.echo(
+            f"rewrap: no table of [keys] names the queue {queue!r}: is it mistyped?", err=True
+        )
     processes = processes or settings.workers.processes or os.cpu_count() or 1
+    served = ",".join(settings.workers.queues)
     _exec(
         settings,
-        ["worker", f"--concurrency={processes}", f"--queues={QUEUE}", "--loglevel=INFO"],
+        ["worker", f"--concurrency={processes}", f"--queues={served}", "--loglevel=INFO"],
         ["--without-gossip", "--without-mingle", f"--hostname={name}@%h"],
     )
 

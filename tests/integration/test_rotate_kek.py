@@ -1,6 +1,5 @@
 """`rewrap rotate-kek` with a KMS that rotates in its own time, on a real ledger."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,11 @@ from ledger.connection import Connection, Ledger
 from ledger.rotations import Rotation
 from ledger.states import Kind, State
 from scheduler.commands.rotation import rotate
-from scheduler.desk import REFUSED, UNREACHABLE, DeskError
+from scheduler.desk import REFUSED, UNREACHABLE
 from scheduler.desk import Desk as OperatorsDesk
 from scheduler.proofs import default_proof
-from tests.desks import Desk, desk_of
-
-CONFIG = """\
-[store]
-url = "{store}"
-"""
+from tests.desks import desk_of
+from tests.rotations import STORE, Rotating, desk_at
 
 
 class SlowProvider(MemoryKeyProvider):
@@ -46,31 +41,9 @@ class SlowProvider(MemoryKeyProvider):
         self.kms.rotate(self.key)
 
 
-@dataclass
-class Rotating:
-    """What a test types, again and again."""
-
-    desk: OperatorsDesk
-    ledger: Desk
-    provider: SimpleMemoryKeyProvider
-
-    def rotate(self) -> int:
-        current = self.provider.current_version()
-        return rotate(self.desk, self.provider, current, default_proof(Kind.ROTATE, self.provider))
-
-    def refused(self) -> DeskError:
-        with pytest.raises(DeskError) as refused:
-            self.rotate()
-        return refused.value
-
-
 @pytest.fixture
 def desk(ledger: Ledger, tmp_path: Path) -> OperatorsDesk:
-    config = tmp_path / "rewrap.toml"
-    config.write_text(CONFIG.format(store=tmp_path.as_uri()))
-    desk = OperatorsDesk(str(config))
-    desk.__dict__["ledger"] = ledger
-    return desk
+    return desk_at(tmp_path, ledger, STORE.format(store=tmp_path.as_uri()))
 
 
 @pytest.fixture

@@ -1,14 +1,19 @@
+import io
+import os
 import threading
 
 import pytest
 
 from keywrap.blobs import BlobNotFoundError, BusyBlobError, EncryptedBlobs, ReadOnlyError
+from keywrap.contentformat import READ_BYTES, ContentError
 from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing
 from keywrap.kms import DeniedError
 from keywrap.layout import UnsafeBlobIdError
 from keywrap.reading import QuarantineError
-from keywrap.stores import StoreUnavailableError
+from keywrap.rewrapping import Outcome, Prove
+from keywrap.stores import NotFoundError, StoreUnavailableError
+from tests import plainstreams
 from tests.worlds import KEK, LEGACY_KINDS, SimulatedCrash, World, crash
 
 
@@ -125,7 +130,7 @@ def test_a_put_over_a_legacy_blob_keeps_unknown_fields_and_its_content(
     assert blobs.get("a") == b"new"
     assert world.snapshot()["a"] == before["a"]
     sidecar = world.sidecar("a")
-    assert sidecar["content"] == "gcm-v1"
+    assert sidecar["content"] == "stream-v1"
     assert sidecar.get("tenant") == (None if kind == "bare" else {"ratio": 1.5})
 
 
@@ -242,6 +247,120 @@ def test_a_blob_under_another_blobs_data_key_is_no_content(
     world.write_content("a", b"text", DataKey.generate(), "gcm-v1")
     with pytest.raises(ValueError, match="does not open"):
         blobs.get("a")
+
+
+class Broken(io.RawIOBase):
+    """A source that fails after some bytes, as a client that goes away."""
+
+    def __init__(self, good: int, error: BaseException) -> None:
+        self._left, self._error = good, error
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not self._left:
+            raise self._error
+        part = min(size, self._left)
+        self._left -= part
+        return os.urandom(part)
+
+
+@pytest.mark.parametrize("size", [0, 5, 65_536, 300_000])
+def test_what_is_put_as_a_stream_is_got_and_streamed(blobs: EncryptedBlobs, size: int) -> None:
+    text = os.urandom(size)
+    blobs.put_stream("a", io.BytesIO(text))
+    assert blobs.get("a") == text
+    pieces = list(blobs.stream("a"))
+    assert b"".join(pieces) == text
+    assert all(0 < len(piece) <= 65_536 for piece in pieces)
+
+
+@pytest.mark.parametrize("kind", ["direct", "bare", "wrapped", "managed", "empty"])
+def test_every_kind_of_blob_is_streamed(world: World, blobs: EncryptedBlobs, kind: str) -> None:
+    world.plant(kind, "a")
+    assert b"".join(blobs.stream("a")) == world.originals["a"]
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError("client gone"), ValueError("bad form"), KeyboardInterrupt()]
+)
+def test_a_source_that_fails_leaves_what_was_there_and_its_own_error(
+    world: World, blobs: EncryptedBlobs, error: BaseException
+) -> None:
+    blobs.put("a", b"old")
+    before = world.snapshot()
+    with pytest.raises(type(error)) as raised:
+        blobs.put_stream("a", Broken(100_000, error))
+    assert raised.value is error
+    assert world.snapshot() == before
+    assert blobs.get("a") == b"old"
+
+
+def test_a_stream_that_was_cut_raises_and_does_not_end(world: World, blobs: EncryptedBlobs) -> None:
+    text = os.urandom(200_000)
+    blobs.put("a", text)
+    (name,) = _objects(world, "a")
+    world.store._objects[name] = world.store._objects[name][: 72 + 2 * 65_552]
+    got: list[bytes] = []
+    with pytest.raises(ContentError):
+        got.extend(blobs.stream("a"))
+    assert b"".join(got) == text[:65_536]
+
+
+def test_the_first_piece_is_opened_before_the_stream_is_handed_out(
+    world: World, blobs: EncryptedBlobs
+) -> None:
+    with pytest.raises(BlobNotFoundError):
+        blobs.stream("missing")
+    blobs.put("a", b"text")
+    (name,) = _objects(world, "a")
+    world.store._objects[name] = world.store._objects[name][:-1] + b"?"
+    with pytest.raises(ContentError):
+        blobs.stream("a")
+    world.kms.fail_next(DeniedError("not you", key=KEK))
+    with pytest.raises(DeniedError):
+        blobs.stream("a")
+
+
+def test_a_content_that_is_removed_while_it_is_streamed_is_told(
+    world: World, blobs: EncryptedBlobs
+) -> None:
+    blobs.put("a", bytes(READ_BYTES + 100))
+    (name,) = _objects(world, "a")
+    stream = blobs.stream("a")
+    next(stream)
+    world.aside.delete(name)
+    with pytest.raises(NotFoundError):
+        list(stream)
+
+
+@pytest.mark.parametrize("blob_id", ["a.sidecar.json", ".rewrap/control.json"])
+def test_an_id_whose_parts_could_be_mistaken_is_refused_before_the_kms_is_asked(
+    world: World, blobs: EncryptedBlobs, blob_id: str
+) -> None:
+    with pytest.raises(UnsafeBlobIdError):
+        blobs.put(blob_id, b"text")
+    assert world.kms.operations == {}
+
+
+def test_what_is_put_opens_by_the_page_of_the_format_alone(
+    world: World, blobs: EncryptedBlobs
+) -> None:
+    text = os.urandom(100_000)
+    blobs.put("a", text)
+    (name,) = _objects(world, "a")
+    key = world.kek.unwrap(world.reader.read("a").wrapped, {"blob_id": "a"}).reveal()
+    assert plainstreams.open_whole(key, world.snapshot()[name]) == text
+
+
+def test_a_migration_moves_stream_blobs_of_any_length_by_their_first_chunk(
+    world: World, blobs: EncryptedBlobs
+) -> None:
+    for blob_id, text in (("a", b""), ("b", os.urandom(200_000))):
+        blobs.put(blob_id, text)
+        world.originals[blob_id] = text
+    world.kms.rotate(KEK)
+    report = world.rotate("a", "b", prove=Prove.CONTENT)
+    assert {result.outcome for result in report.results} == {Outcome.REWRAPPED}
+    assert world.wrong() == []
 
 
 def test_a_store_that_is_away_is_no_missing_blob(world: World, blobs: EncryptedBlobs) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keywrap import contents
-from keywrap.contents import FIRST_READ_BYTES, ContentError, Proof, content_format
+from keywrap.contents import FIRST_READ_BYTES, ContentError, Flow, Proof, content_format
 from keywrap.datakey import DataKey
 
 KEY_BYTES = bytes(range(32))
@@ -15,7 +15,10 @@ OTHER = DataKey(bytes(32))
 
 GCM = content_format("gcm-v1")
 RECORDS = content_format("records-v1")
-formats = pytest.mark.parametrize("form", [GCM, RECORDS], ids=["gcm-v1", "records-v1"])
+STREAM = content_format("stream-v1")
+formats = pytest.mark.parametrize(
+    "form", [GCM, RECORDS, STREAM], ids=["gcm-v1", "records-v1", "stream-v1"]
+)
 
 
 class RangedReads:
@@ -42,7 +45,8 @@ def adopter_record(plaintext: bytes) -> bytes:
 def test_what_was_sealed_opens_again(form: contents.ContentFormat, plaintext: bytes) -> None:
     sealed = form.seal(KEY, plaintext)
     assert form.open(KEY, sealed) == plaintext
-    if plaintext:
+    assert b"".join(form.chunks(KEY, RangedReads(sealed))) == plaintext
+    if plaintext or form is not RECORDS:
         assert form.proves(KEY, RangedReads(sealed)) is Proof.OPENED
 
 
@@ -59,13 +63,22 @@ def test_a_content_cut_at_any_place_never_opens_as_the_whole(
         if end < len(sealed):
             with pytest.raises(ContentError):
                 form.open(KEY, sealed[:end])
+            before: list[bytes] = []
+            with pytest.raises(ContentError):
+                before.extend(form.chunks(KEY, RangedReads(sealed[:end])))
+            assert plaintext.startswith(b"".join(before))
 
 
 @formats
 @pytest.mark.parametrize("junk", [b"\0", b"junk", bytes(40)])
 def test_what_follows_the_content_is_refused(form: contents.ContentFormat, junk: bytes) -> None:
-    with pytest.raises(ContentError):
-        form.open(KEY, form.seal(KEY, b"content") + junk)
+    lengthened = form.seal(KEY, b"content") + junk
+    for act in (
+        lambda: form.open(KEY, lengthened),
+        lambda: list(form.chunks(KEY, RangedReads(lengthened))),
+    ):
+        with pytest.raises(ContentError):
+            act()
 
 
 @formats
@@ -73,6 +86,7 @@ def test_another_key_neither_opens_nor_proves(form: contents.ContentFormat) -> N
     sealed = form.seal(KEY, b"content" * 1000)
     for act in (
         lambda: form.open(OTHER, sealed),
+        lambda: next(form.chunks(OTHER, RangedReads(sealed))),
         lambda: form.proves(OTHER, RangedReads(sealed)),
     ):
         with pytest.raises(ContentError) as refused:
@@ -88,6 +102,33 @@ def test_random_bytes_are_refused_in_one_way(form: contents.ContentFormat, conte
         form.open(KEY, content)
     with pytest.raises(ContentError):
         form.proves(KEY, RangedReads(content))
+    with pytest.raises(ContentError):
+        next(form.chunks(KEY, RangedReads(content)))
+
+
+@given(content=st.binary(max_size=60), block=st.integers(1, 20), data=st.data())
+def test_a_flow_hands_out_every_byte_once_and_in_order(
+    content: bytes, block: int, data: st.DataObject
+) -> None:
+    reads = RangedReads(content)
+    flow = Flow(reads, block)
+    taken = b""
+    while not flow.is_over():
+        length = data.draw(st.integers(1, 70))
+        part = bytes(flow.take(length))
+        assert len(part) == min(length, len(content) - len(taken))
+        taken += part
+    assert taken == content
+    assert bytes(flow.take(5)) == b""
+    assert all(start == n * block for n, (start, _) in enumerate(reads.asked))
+    assert len(reads.asked) == len(content) // block + 1, "the end is seen, and once"
+
+
+def test_records_are_handed_out_one_by_one() -> None:
+    plaintext = os.urandom(10_000)
+    pieces = list(RECORDS.chunks(KEY, RangedReads(RECORDS.seal(KEY, plaintext))))
+    assert [len(piece) for piece in pieces] == [4096, 4096, 1808]
+    assert b"".join(pieces) == plaintext
 
 
 def test_an_empty_message_is_28_bytes_and_no_bytes_are_none() -> None:
@@ -165,6 +206,14 @@ def test_a_longer_first_record_takes_a_second_read() -> None:
         assert refused.value.reason_code == "content_truncated"
 
 
+def test_records_that_end_early_are_called_truncated() -> None:
+    sealed = RECORDS.seal(KEY, bytes(5000))
+    for end in (4112 + 16 + 17, 4112 + 16 + 3, 100):
+        with pytest.raises(ContentError) as refused:
+            list(RECORDS.chunks(KEY, RangedReads(sealed[:end])))
+        assert refused.value.reason_code == "content_truncated"
+
+
 @pytest.mark.parametrize("length", [0, 15, contents.MAX_RECORD_BYTES + 1, 2**32 - 1])
 def test_a_record_of_a_length_that_cannot_be_is_refused_unread(length: int) -> None:
     reads = RangedReads(bytes(12) + length.to_bytes(4, "big") + bytes(FIRST_READ_BYTES))
@@ -175,7 +224,7 @@ def test_a_record_of_a_length_that_cannot_be_is_refused_unread(length: int) -> N
 
 
 def test_an_unknown_format_is_refused() -> None:
-    for name in ("", "gcm-v2", "GCM-V1", "stream-v1\n"):
+    for name in ("", "gcm-v2", "GCM-V1", "stream-v1\n", "stream-v2"):
         with pytest.raises(ContentError) as refused:
             content_format(name)
         assert refused.value.reason_code == "content_format_unknown"

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from ledger.shards import QUEUE, Offer
+from ledger.queues import QUEUE
+from ledger.shards import Offer
 from ledger.states import ShardKind
 from scheduler.desk import USAGE, Desk, DeskError, operator
 from scheduler.loop import sender

@@ -1,0 +1,82 @@
+"""Queues: shards are cut by what can open them, and wait for the hosts that can."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from sqlalchemy import Connection, text
+
+from keywrap.keys import KeyVersion
+
+QUEUE = "rewrap"
+"""The default queue: of every worker, unless its configuration names others."""
+
+QueueOf = Callable[[KeyVersion], str]
+"""Names the queue of the hosts that can open the wraps of a KEK version."""
+
+_LAPSES = 2
+_LATELY_S = 60
+"""A worker of several queues is at work in one of them: it comes back to the others so soon."""
+
+_Item = TypeVar("_Item")
+
+
+def everyone(_version: KeyVersion) -> str:
+    """Name the default queue, whatever the KEK version: any worker can open its wraps."""
+    return QUEUE
+
+
+def by_host(
+    items: Iterable[tuple[_Item, KeyVersion | None]], queue_of: QueueOf
+) -> list[tuple[str, list[_Item]]]:
+    """Group items by the queue of the hosts that can open them.
+
+    Args:
+        items: each with the KEK version that wraps it; None where that cannot be told, which any
+            host may look into.
+        queue_of: names the queue of a KEK version.
+
+    Returns:
+        Queues with their items. One that is not the default stands once for each KEK, so that a
+        host that holds some of the queue's keys is not held up by the others.
+    """
+    groups: dict[tuple[str, str], list[_Item]] = {}
+    for item, version in items:
+        queue = queue_of(version) if version else QUEUE
+        key = version.key if version and queue != QUEUE else ""
+        groups.setdefault((queue, key), []).append(item)
+    return [(queue, group) for (queue, _), group in groups.items()]
+
+
+def unserved(connection: Connection, campaign_id: int) -> dict[str, bool]:
+    """Tell which queues of a campaign nobody serves.
+
+    Returns:
+        The queues that have shards to do, and whether an offer lapses there again and again while
+        no worker has begun or ended a shard lately, nor is at one, in whatever campaign.
+    """
+    rows = connection.execute(
+        text(
+            "SELECT queue, max(lapses) >= :lapses AND NOT EXISTS (SELECT 1 FROM shard busy"
+            "   WHERE busy.queue = shard.queue AND (busy.state = 'leased'"
+            "     OR greatest(busy.started_at, busy.finished_at)"
+            "       > clock_timestamp() - make_interval(secs => :lately_s))) AS is_idle"
+            " FROM shard WHERE campaign_id = :campaign AND state <> 'done'"
+            " GROUP BY queue ORDER BY queue"
+        ),
+        {"campaign": campaign_id, "lapses": _LAPSES, "lately_s": _LATELY_S},
+    )
+    return {row.queue: row.is_idle for row in rows}
+
+
+def wake(connection: Connection, campaign_id: int, queue: str) -> None:
+    """Note that a worker serves a queue again: what was offered in vain is to wait no longer."""
+    connection.execute(
+        text(
+            "UPDATE shard SET lapses = 0, not_before = NULL WHERE id IN"
+            " (SELECT id FROM shard WHERE campaign_id = :campaign AND queue = :queue"
+            "   AND state = 'waiting' AND lapses > 0"
+            # Whoever holds one of these rows is not waited for: two that claim cannot deadlock.
+            "   FOR UPDATE SKIP LOCKED)"
+        ),
+        {"campaign": campaign_id, "queue": queue},
+    )
