@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import requests
 from botocore.config import Config
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from tests.plaincontents import open_content
 
 if TYPE_CHECKING:
     from mypy_boto3_kms import KMSClient
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 _AWS = "aws-kms://"
 _VAULT = "hcvault://transit/"
 _THREADS = 4
-_NONCE, _TAG = 12, 16
 
 
 def foreign_client(service: str, address: str, environment: dict[str, str]) -> Any:
@@ -118,12 +118,5 @@ class CloudReader:
 
     def _content(self, blob_id: str, record: dict[str, Any], key: bytes) -> bytes:
         generation = f".~{record['object']}" if "object" in record else ""
-        sealed, cipher = self._object(f"{blob_id}.blob{generation}"), AESGCM(key)
-        if record.get("content", "records-v1") == "gcm-v1":
-            return cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], None)
-        plain, head = b"", _NONCE + 4
-        while sealed:
-            end = head + int.from_bytes(sealed[_NONCE:head])
-            plain += cipher.decrypt(sealed[:_NONCE], sealed[head:end], None)
-            sealed = sealed[end:]
-        return plain
+        sealed = self._object(f"{blob_id}.blob{generation}")
+        return open_content(record.get("content", "records-v1"), key, sealed)

@@ -14,6 +14,8 @@ from typing import Any, Self
 import requests
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from tests.plaincontents import open_content
+
 _BATCH = 200
 _DIRECT = "env:BLOB_KEY"
 _WRAPPING = "env:BLOB_WRAP_KEY"
@@ -118,15 +120,7 @@ class PlainReader:
     def _content(self, blob_id: str, record: Mapping[str, Any], key: bytes) -> bytes:
         generation = f".~{record['object']}" if "object" in record else ""
         sealed = (self._folder / f"{blob_id}.blob{generation}").read_bytes()
-        cipher = AESGCM(key)
-        if record.get("content", "records-v1") == "gcm-v1":
-            return cipher.decrypt(sealed[:12], sealed[12:], None)
-        plain = b""
-        while sealed:
-            end = 16 + int.from_bytes(sealed[12:16])
-            plain += cipher.decrypt(sealed[:12], sealed[16:end], None)
-            sealed = sealed[end:]
-        return plain
+        return open_content(record.get("content", "records-v1"), key, sealed)
 
 
 def _context(blob_id: str) -> str:

@@ -1,7 +1,8 @@
 """Sidecars as broken writers, uploads, editors and attackers leave them; each with its reason.
 
 `MALFORMED` never gets past the parser. What it cannot know is refused further in: `UNLISTED` by
-the list of keys, `NAMELESS` where the configuration says of no key that it is the default.
+the list of keys, `NO_DPAPI` by a look at the wrap, `NAMELESS` where the configuration says of no
+key that it is the default.
 """
 
 import base64
@@ -169,6 +170,18 @@ UNLISTED = tuple(
 )
 """Keys that could be named so, and that the tests' installations do not list."""
 
+NO_DPAPI = tuple(
+    Shape(
+        f"no wrap of DPAPI, named by {name}", sidecar(**named, wrapped_dek=WRAP), "dpapi_malformed"
+    )
+    for name, named in {
+        "key": {"key_id": "dpapi"},
+        "provider": {"provider": "dpapi"},
+        "both": {"key_id": "dpapi", "provider": "dpapi"},
+    }.items()
+)
+"""A DPAPI wrap says itself which master key it is of; these say nothing."""
+
 NAMELESS = tuple(
     Shape(name, data, "no_key_named")
     for name, data in {
@@ -183,7 +196,7 @@ NAMELESS = tuple(
         "an error as JSON": sidecar(error="AccessDenied", status=403),
         "a JSON Web Key": sidecar(kty="oct", k="AAAA"),
         "a provider alone": sidecar(provider="env", wrapped_dek=WRAP),
-        "DPAPI alone": sidecar(key_id="dpapi", wrapped_dek=WRAP),
+        "DPAPI without a wrap": sidecar(key_id="dpapi"),
     }.items()
 )
 """JSON objects that name no key of ours."""

@@ -317,7 +317,7 @@ def a_wrap_is_labelled_as_one_of_a_legacy_key(world: Installation) -> dict[str, 
         "env:OLD_KEK?version=1": "wrap_of_another_key",
         "env:PATH": "key_not_listed",
         "dpapi:2f6c": "key_not_listed",
-        "dpapi": "key_ambiguous",
+        "dpapi": "dpapi_malformed",
         "env": "direct_key_with_wrap",
     }
     for label in reasons:

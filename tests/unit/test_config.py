@@ -138,7 +138,7 @@ def test_a_store_is_all_that_must_be_set() -> None:
             "not both",
         ),
         ("[keys.env.BLOB_KEY]", '[keys.env."BLOB KEY"]', "[keys.env]", "name has letters"),
-        ("[keys.env.BLOB_KEY]", "[keys.gcp.BLOB_KEY]", "[keys]", "unknown field `gcp`"),
+        ("[keys.env.BLOB_KEY]", "[keys.gpg.BLOB_KEY]", "[keys]", "unknown field `gpg`"),
         ('."transit/blob-kek"]', '."blob-kek"]', "[keys.vault]", "<mount>/<key name>"),
         ('."transit/blob-kek"]', '."transit/../kek"]', "[keys.vault]", "<mount>/<key name>"),
         ("http://127.0.0.1:8200", "127.0.0.1:8200", 'blob-kek"] address', "server's URL"),

@@ -11,10 +11,10 @@ from keywrap.filestore import FileStore
 from keywrap.reading import QuarantineError
 from keywrap.rewrapping import Outcome, Prove, Selection
 from tests.hostiles import WatchedStore, besiege, in_memory, plant_healthy, plant_shapes
-from tests.shapes import MALFORMED, NAMELESS, UNLISTED
+from tests.shapes import MALFORMED, NAMELESS, NO_DPAPI, UNLISTED
 from tests.worlds import World, by_id
 
-UNUSABLE = (*MALFORMED, *UNLISTED)
+UNUSABLE = (*MALFORMED, *UNLISTED, *NO_DPAPI)
 
 
 @pytest.mark.parametrize("selection", Selection)
@@ -60,7 +60,7 @@ def test_a_sidecar_that_names_no_key_is_taken_for_legacy_only_where_the_content_
 
 def test_a_sidecar_that_names_no_key_is_none_of_a_rotations_business() -> None:
     world = World()
-    legacy = tuple(shape for shape in NAMELESS if shape.name != "DPAPI alone")
+    legacy = tuple(shape for shape in NAMELESS if shape.name != "DPAPI without a wrap")
     bad = plant_shapes(world, legacy, "managed")
     before = world.snapshot()
     results = by_id(world.rotate(*bad))
