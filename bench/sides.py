@@ -121,7 +121,7 @@ class Ours:
         with ExitStack() as processes:
             processes.enter_context(stage.process("scheduler", "scheduler", "scheduler"))
             for n in range(1, WORKERS + 1):
-                command = ("scheduler", "worker", "--name", f"worker-{n}")
+                command = ("scheduler", "worker", "--processes", "1", "--name", f"worker-{n}")
                 processes.enter_context(stage.process(f"worker-{n}", *command))
             ours = cls(stage, ledger)
             _await(ours._migrated, 1, lambda _: None, lambda: stage.log_of("scheduler"))
