@@ -19,6 +19,7 @@ from keywrap import awssession
 from keywrap.providers.silence import silence
 
 if TYPE_CHECKING:
+    from botocore.session import Session
     from mypy_boto3_kms import KMSClient  # stubs: not there at run time
 
 CONNECT_TIMEOUT_S = 3.0
@@ -46,16 +47,21 @@ class AwsAccess:
     ca_file: Path | None = None
 
 
-def kms_client(region: str, access: AwsAccess) -> "KMSClient":
+def kms_client(region: str, access: AwsAccess, session: "Session | None" = None) -> "KMSClient":
     """Make a KMS client; connects to nothing. A client may be shared by threads, not by forks.
+
+    Args:
+        region: the key's Region.
+        access: how to reach it.
+        session: to make it of, where others are to use the same credentials.
 
     Raises:
         botocore.exceptions.BotoCoreError: the profile or the AWS configuration cannot be used.
     """
-    session = boto3.session.Session(
-        region_name=region, botocore_session=awssession.session(access.profile)
+    road = boto3.session.Session(
+        region_name=region, botocore_session=session or awssession.session(access.profile)
     )
-    client = session.client(
+    client = road.client(
         "kms",
         endpoint_url=access.endpoint or None,
         verify=str(access.ca_file) if access.ca_file else True,

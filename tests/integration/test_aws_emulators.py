@@ -1,6 +1,6 @@
 """What stands behind HTTP: moto with its gaps, each named, and our strict reference without any."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import boto3
@@ -12,6 +12,7 @@ from keywrap.datakey import DataKey
 from keywrap.kms import DeniedError, KeyProvider, UnavailableError
 from keywrap.providers.aws import AwsKeyProvider
 from keywrap.providers.aws_client import AwsAccess, kms_client
+from keywrap.providers.aws_wire import lean_client
 from keywrap.testing.aws_conformance import AwsKmsConformance
 from keywrap.testing.aws_server import AwsServer
 from keywrap.testing.kms import ProviderConformance
@@ -84,15 +85,17 @@ class TestMoto(AwsKmsConformance):
 
 
 class TestAwsKeyProviderBehindHttp(ProviderConformance):
-    @pytest.fixture
-    def provider(self, strict: str) -> KeyProvider:
-        return provider_at(strict)
+    @pytest.fixture(params=[kms_client, lean_client])
+    def provider(self, strict: str, request: pytest.FixtureRequest) -> KeyProvider:
+        return provider_at(strict, request.param)
 
 
-def provider_at(endpoint: str) -> AwsKeyProvider:
+def provider_at(
+    endpoint: str, make_client: Callable[[str, AwsAccess], Any] = kms_client
+) -> AwsKeyProvider:
     key = client_at(endpoint).create_key(KeyUsage="ENCRYPT_DECRYPT")
     access = AwsAccess(endpoint=endpoint)
-    return AwsKeyProvider(key["KeyMetadata"]["Arn"], lambda: kms_client("eu-west-1", access))
+    return AwsKeyProvider(key["KeyMetadata"]["Arn"], lambda: make_client("eu-west-1", access))
 
 
 def test_a_service_that_names_no_key_material_gets_no_wrap_from_us(moto: str) -> None:
