@@ -42,6 +42,8 @@ __all__ = [
     "read_file",
 ]
 
+_KEY_LOG = "SSLKEYLOGFILE"
+
 TABLES = frozenset({"store", "keys", "control", "cache"})
 """The tables of `rewrap.toml` that are the library's."""
 
@@ -154,6 +156,13 @@ def open_keys(
     Raises:
         ConfigError: a secret is missing or malformed, or an extra is not installed.
     """
+    if environ.get(_KEY_LOG):
+        raise ConfigError(
+            f"the environment variable {_KEY_LOG}",
+            "lets the clients of key services write down the keys of their connections, and so "
+            "every data key on them",
+            next_command=f"unset {_KEY_LOG}",
+        )
     providers, families = config.keys.open_all(environ, queues)
     return KeyRing(providers, primary=config.keys.primary or None, families=families)
 

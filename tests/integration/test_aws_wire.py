@@ -284,21 +284,39 @@ def authority(tmp_path: Path) -> tuple[ssl.SSLContext, Path]:
     return tls, trusted
 
 
+@pytest.fixture
+def tls_server(authority: tuple[ssl.SSLContext, Path]) -> Iterator[KmsServer]:
+    server = KmsServer(authority[0])
+    yield server
+    server.stop()
+
+
 def test_tls_is_to_a_certificate_that_is_trusted_only(
-    authority: tuple[ssl.SSLContext, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    authority: tuple[ssl.SSLContext, Path], tls_server: KmsServer
 ) -> None:
-    tls, trusted = authority
-    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
-    server = KmsServer(tls)
-    try:
-        data_key, provider = DataKey.generate(), server.provider(ca_file=trusted)
-        assert provider.unwrap(provider.wrap(data_key, CONTEXT), CONTEXT) == data_key
-        with pytest.raises(UnavailableError, match="SSLCertVerificationError"):
-            server.provider().wrap(DataKey.generate(), CONTEXT)
-        wrong_name = server.address.replace("127.0.0.1", "localhost")
-        client = lean_client(REGION, AwsAccess(endpoint=wrong_name, ca_file=trusted))
+    trusted = authority[1]
+    data_key, provider = DataKey.generate(), tls_server.provider(ca_file=trusted)
+    assert provider.unwrap(provider.wrap(data_key, CONTEXT), CONTEXT) == data_key
+    asked = len(tls_server.seen)
+    with pytest.raises(UnavailableError, match="SSLCertVerificationError"):
+        tls_server.provider().wrap(DataKey.generate(), CONTEXT)
+    wrong_name = tls_server.address.replace("127.0.0.1", "localhost")
+    client = lean_client(REGION, AwsAccess(endpoint=wrong_name, ca_file=trusted))
+    for _ in range(2):  # the second time the connection must not be there, in clear
         with pytest.raises(ssl.SSLCertVerificationError):
-            client.encrypt(KeyId=server.kms.create_key(), Plaintext=b"k" * 32)
-    finally:
-        server.stop()
-    assert not (tmp_path / "keys.log").exists(), "whoever reads it reads the data keys"
+            client.encrypt(KeyId=tls_server.kms.create_key(), Plaintext=b"k" * 32)
+    assert len(tls_server.seen) == asked
+
+
+def test_the_environment_has_no_keys_of_connections_written_down(
+    authority: tuple[ssl.SSLContext, Path],
+    tls_server: KmsServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys.log"))
+    client = tls_server.client(ca_file=authority[1])
+    client.encrypt(KeyId=tls_server.kms.create_key(), Plaintext=b"k" * 32)
+    assert len(tls_server.seen) == 1
+    log = tmp_path / "keys.log"  # boto3's client, which asks for nothing here, begins one
+    assert not log.exists() or "SECRET" not in log.read_text(), "whoever reads it has the data keys"

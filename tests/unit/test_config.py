@@ -210,6 +210,12 @@ def test_a_missing_secret_is_told_at_start(missing: str, value: str | None) -> N
     assert missing in refused.value.next_command
 
 
+def test_an_environment_that_has_the_keys_of_connections_written_down_is_refused() -> None:
+    with pytest.raises(ConfigError, match="SSLKEYLOGFILE") as refused:
+        open_keys(read(WHOLE), {**ENVIRON, "SSLKEYLOGFILE": "keys.log"})
+    assert refused.value.next_command == "unset SSLKEYLOGFILE"
+
+
 def test_one_key_needs_only_its_own_secret() -> None:
     provider = open_key(
         read(WHOLE), "hcvault://transit/blob-kek", {"BAO_TOKEN": ENVIRON["BAO_TOKEN"]}
