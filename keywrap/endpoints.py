@@ -26,7 +26,7 @@ def client_options(*, allow_http: bool, timeout_s: float, connections: int) -> "
         "allow_http": allow_http,
         "allow_invalid_certificates": False,
         "http1_only": True,  # HTTP/2 would let the client send a refused request again
-        "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_S),
+        "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)),
         "timeout": timedelta(seconds=timeout_s),
         "pool_idle_timeout": _IDLE,
         "pool_max_idle_per_host": str(connections),

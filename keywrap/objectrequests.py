@@ -41,7 +41,7 @@ class ObjectRequests:
         self._auth = _Signing(sign)
         self._code_of = code_of
         self._explain = explain
-        self._timeout = (CONNECT_TIMEOUT_S, timeout_s)
+        self._timeout = (min(CONNECT_TIMEOUT_S, timeout_s), timeout_s)
         self._session = requests.Session()
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=LISTING_THREADS))

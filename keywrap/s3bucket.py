@@ -89,7 +89,7 @@ class S3Bucket:
         self._http = URLLib3Session(
             verify=ca_bundle or True,  # type: ignore[arg-type]  # the stubs know no file
             proxies=get_environ_proxies(url),
-            timeout=(CONNECT_TIMEOUT_S, timeout_s),  # type: ignore[arg-type]  # nor this pair
+            timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),  # type: ignore[arg-type]  # nor this pair
             max_pool_connections=LISTING_THREADS,
         )
         self._retrying = tenacity.Retrying(

@@ -440,6 +440,7 @@ def test_a_signature_is_in_no_message_when_nobody_answers(
         endpoint=server.address.replace("http", scheme),
         allow_http=True,
         credentials=SharedAccessSignature(lambda: "sv=1&sig=SECRETSIGNATURE"),
+        timeout_s=0.5,
     )
     if not up:
         server.stop()
