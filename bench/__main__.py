@@ -38,7 +38,7 @@ _WARM_UP = 200
 )
 @click.option(
     "--naive-blobs",
-    default=400,
+    default=1000,
     show_default=True,
     type=click.IntRange(_WARM_UP, 10_000),
     help="Blobs a round for the naive way: the first of the same.",

@@ -5,7 +5,6 @@ everything in memory, so no real data belongs here.
 """
 
 import base64
-import os
 import re
 import secrets
 import shutil
@@ -18,7 +17,7 @@ import requests
 
 from embedded.errors import EmbeddedError
 from embedded.launching import Program
-from embedded.places import free_port, make_private, write_private
+from embedded.places import free_port, make_private, user_cache, write_private
 from embedded.processes import ServerProcess
 
 VERSION = "3.37.0"
@@ -115,10 +114,8 @@ def installed() -> Path:
     Raises:
         EmbeddedError: npm is not there, or could not install it.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rewrap"
-    folder = cache / f"azurite-{VERSION}"
+    folder = user_cache() / f"azurite-{VERSION}"
     if not (folder / _PROGRAM).is_file():
-        cache.mkdir(parents=True, exist_ok=True)
         _install(folder)
     return folder / _PROGRAM
 

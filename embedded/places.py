@@ -46,6 +46,19 @@ def make_private(directory: Path, account: Account | None = None) -> Path:
     return directory.resolve()
 
 
+def user_cache() -> Path:
+    """Return the folder in this account's cache where programs are kept that were fetched.
+
+    Raises:
+        EmbeddedError: it is someone else's: what lies there would be run.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    directory = Path(base).expanduser() / "rewrap"
+    if directory.is_dir() and directory.lstat().st_uid == os.geteuid():
+        directory.chmod(0o700)  # whoever made it did not care
+    return make_private(directory)
+
+
 def socket_directory(directory: Path) -> Path:
     """Say where the Unix socket of a server in a directory belongs.
 

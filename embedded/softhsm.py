@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from embedded.errors import EmbeddedError
-from embedded.places import make_private, write_private
+from embedded.places import make_private, user_cache, write_private
 
 PACKAGES = ("softhsm2", "libsofthsm2")
 """Debian's; what they need besides (OpenSSL 3, libstdc++) is on every Debian that has Python."""
@@ -54,7 +54,7 @@ class SoftHsm:
         Raises:
             EmbeddedError: it is not installed and cannot be fetched: no Debian, or no network.
         """
-        module, util = _installed(_PREFIXES) or _fetched(cache or _user_cache())
+        module, util = _installed(_PREFIXES) or _fetched(cache or user_cache())
         directory = make_private(directory)
         make_private(directory / "tokens")
         hsm = cls(module, util, directory)
@@ -186,8 +186,3 @@ def _run(folder: Path, *command: str) -> None:
         f"SoftHSM2 is not there, and `{command[0]}` could not fetch it: {last}. Install the package"
         " softhsm2, or connect to the network."
     )
-
-
-def _user_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "rewrap"

@@ -7,8 +7,9 @@ import random
 import secrets
 import threading
 import urllib.request
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from queue import Empty, LifoQueue
@@ -20,7 +21,7 @@ from embedded.places import free_port
 from keywrap.blobs import BusyBlobError, EncryptedBlobs
 from keywrap.config import open_keys, open_reader
 from keywrap.keys import KeyVersion
-from keywrap.kms import KmsError
+from keywrap.kms import KeyProvider, KmsError
 from keywrap.layout import Layout
 from keywrap.providers.env import EnvKeyProvider
 from keywrap.reading import SidecarReader
@@ -179,6 +180,21 @@ class Cloud:
         self._thread.join()
 
 
+@dataclass(frozen=True)
+class MoreKeys:
+    """Keys that a site lists beside its own.
+
+    Attributes:
+        toml: their tables.
+        environment: the variables that these name.
+        kinds: the provider of each further kind of blob, which wraps as its old application did.
+    """
+
+    toml: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    kinds: Mapping[str, KeyProvider] = field(default_factory=dict)
+
+
 class PlainBucket:
     """A bucket that an application writes to by itself, without conditions and marks."""
 
@@ -199,6 +215,7 @@ class CloudSite(Premises):
         kms: the address of KMS.
         s3: that of S3; empty for the same.
         batch: blobs that a worker takes through the steps at once.
+        more: further keys.
 
     Attributes:
         arns: the ARNs of the two keys, the primary one first.
@@ -207,8 +224,16 @@ class CloudSite(Premises):
     """
 
     def __init__(
-        self, directory: Path, bao: OpenBao, kms: str, *, s3: str = "", batch: int = 50
+        self,
+        directory: Path,
+        bao: OpenBao,
+        kms: str,
+        *,
+        s3: str = "",
+        batch: int = 50,
+        more: MoreKeys | None = None,
     ) -> None:
+        more = more or MoreKeys()
         directory.mkdir()
         self.bao, self.bucket, self.kek = bao, directory.name, f"{directory.name}-kek"
         bao.create_transit_key(self.kek)
@@ -221,6 +246,7 @@ class CloudSite(Premises):
             "BLOB_KEY": secrets.token_hex(32),
             "BLOB_WRAP_KEY": secrets.token_hex(32),
             **schemes.environment,
+            **more.environment,
         }
         self.s3: S3Client = foreign_client("s3", s3 or kms, secret)
         self.kms: KMSClient = foreign_client("kms", kms, secret)
@@ -233,13 +259,13 @@ class CloudSite(Premises):
             arns=self.arns,
             kek=self.kek,
             bao=bao.address,
-            every_scheme=schemes.configuration,
+            every_scheme=schemes.configuration + more.toml,
             batch=batch,
             port=free_port(),
         )
         super().__init__(directory, config, secret)
         self._keys = open_keys(load(str(self.config), self.environment).keywrap, self.environment)
-        self._legacy = self._maker(schemes.providers(self._keys))
+        self._legacy = self._maker({**schemes.providers(self._keys), **more.kinds})
         self.reader = CloudReader(self.s3, self.kms, self.bucket, PREFIX, (bao.address, bao.token))
 
     def _maker(self, more: dict[str, Any]) -> LegacyBlobs:

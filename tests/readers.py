@@ -128,6 +128,30 @@ def _context(blob_id: str) -> str:
     return base64.b64encode(bound.encode()).decode()
 
 
+class OldApplication:
+    """The first adopter's application as it is today: one key, and no look at any sidecar.
+
+    Args:
+        folder: where the blobs lie.
+        environment: has `BLOB_KEY`.
+    """
+
+    fallbacks = 0
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._key = binascii.unhexlify(environment["BLOB_KEY"])
+
+    def open(self, blob_id: str) -> bytes:
+        """Return a blob's plaintext."""
+        return open_content(
+            "records-v1", self._key, (self._folder / f"{blob_id}.blob").read_bytes()
+        )
+
+    def close(self) -> None:
+        pass
+
+
 class Watch:
     """A thread that keeps opening random blobs until its `with` block ends.
 
@@ -140,7 +164,7 @@ class Watch:
 
     def __init__(
         self,
-        reader: PlainReader,
+        reader: PlainReader | OldApplication,
         blob_ids: Sequence[str],
         is_right: Callable[[str, bytes, int], bool],
         floor: Callable[[str], int] = lambda _blob_id: 0,

@@ -26,7 +26,7 @@ from keywrap.providers.env import EnvKeyProvider
 from keywrap.reading import SidecarReader
 from keywrap.testing.legacy import LegacyBlobs
 from tests.commands import Terminal
-from tests.readers import PlainReader, Watch
+from tests.readers import OldApplication, PlainReader, Watch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -144,6 +144,18 @@ class Premises:
         assert ran.code == 0, ran
         return ran.document
 
+    def control(self, max_age_s: int) -> str:
+        """Make a key for the control file and configure its table, as it is printed.
+
+        Returns:
+            What `rewrap control-key` printed.
+        """
+        made = self.rewrap("control-key", "--out", str(self.directory / "control.key"))
+        assert made.code == 0, made
+        table = f"{made.out}\nmax_age_s = {max_age_s}\n"
+        self.config.write_text(f"{self.config.read_text()}\n{table}")
+        return made.out
+
     def campaign(self, *arguments: str) -> int:
         """Open a campaign; return its id."""
         ran = self.rewrap("start", *arguments, "--yes")
@@ -229,11 +241,16 @@ class Site(Premises):
     def reader(self) -> PlainReader:
         return PlainReader(self.store, self.environment, self.bao.address, self.bao.token)
 
-    def watch(self, blob_ids: Sequence[str]) -> Watch:
-        """Make an independent reader of blobs that nobody writes."""
+    def watch(self, blob_ids: Sequence[str], reader: OldApplication | None = None) -> Watch:
+        """Make an independent reader of blobs that nobody writes; or let an application read."""
         return Watch(
-            self.reader(), blob_ids, lambda blob_id, plain, _: plain == self.original(blob_id)
+            reader or self.reader(),
+            blob_ids,
+            lambda blob_id, plain, _: plain == self.original(blob_id),
         )
+
+    def old_application(self) -> OldApplication:
+        return OldApplication(self.store, self.environment)
 
     def wrong(self, blob_ids: Sequence[str]) -> list[str]:
         """Return the ids of the blobs that do not open to their originals."""

@@ -56,11 +56,12 @@ def blobs(acceptance: Node, migrated: dict[str, list[str]]) -> list[str]:
     site = acceptance.site
     if "m/" not in migrated:
         ids = site.make(BLOBS, "m/")
-        with site.watch(ids) as watch:
+        adopters = [b for b in ids if b.startswith("m/adopter")]
+        with site.watch(ids) as watch, site.watch(adopters, site.old_application()) as before:
             ran = site.rewrap("start", "migrate", "--prefix", "m/", "--yes", "--wait")
         assert ran.code == 0, ran
-        assert watch.failures == []
-        assert watch.reads > 50
+        assert watch.failures == before.failures == []
+        assert min(watch.reads, before.reads) > 50
         assert watch.fallbacks == 0
         document = site.ask("status", str(campaign_in(ran.out)))
         assert document["counts"]["rewrapped"] == BLOBS
@@ -78,6 +79,15 @@ def test_a_migration_moves_every_legacy_blob_and_each_still_is_its_original(
     site = acceptance.site
     assert site.wrong(blobs) == []
     assert site.key_ids(blobs) == {site.version(1)}
+
+
+def test_an_application_that_knows_nothing_of_us_still_reads_what_was_migrated(
+    acceptance: Node, blobs: list[str]
+) -> None:
+    site, old = acceptance.site, acceptance.site.old_application()
+    adopters = [b for b in blobs if b.startswith("m/adopter")]
+    assert len(adopters) > BLOBS // 10
+    assert [b for b in adopters if old.open(b) != site.original(b)] == []
     reader = site.reader()
     records = [reader.sidecar(blob_id) for blob_id in blobs]
     reader.close()

@@ -22,10 +22,7 @@ BLOBS = 50
 @pytest.fixture(scope="module")
 def node(new_site: Callable[..., Site]) -> Iterator[Node]:
     site = new_site("cutover", batch=50)
-    made = site.rewrap("control-key", "--out", str(site.directory / "control.key"))
-    assert made.code == 0, made
-    (site.directory / "control.toml").write_text(made.out)
-    site.config.write_text(f"{site.config.read_text()}\n{made.out}\nmax_age_s = {AGE_S}\n")
+    (site.directory / "control.toml").write_text(site.control(AGE_S))
     node = Node(site, workers=1)
     node.start()
     yield node
@@ -196,7 +193,7 @@ def test_a_rotation_killed_while_it_waits_goes_on_and_makes_no_second_version(
         until(lambda: obeyed(site).primary == KeyVersion.parse(site.version(latest + 1)), "told")
         os.killpg(command.pid, signal.SIGKILL)
     status = site.ask("rotate-kek", "--status")
-    assert status["step"] == "published"
+    assert status["step"] in {"made", "published"}  # it may have died before it noted that
     assert status["to"] == site.version(latest + 1)
     ran = site.rewrap("rotate-kek", "--yes")
     assert ran.code == 0, ran

@@ -4,6 +4,7 @@ import pytest
 
 from embedded import EmbeddedError
 from embedded.azurite import Azurite, installed
+from embedded.places import user_cache
 
 
 @pytest.fixture
@@ -54,3 +55,12 @@ def test_what_npm_installed_is_used_again(programs: Path) -> None:
     (programs / "npm").unlink()
     assert installed() == program
     assert program.is_file()
+
+
+def test_the_cache_that_all_share_is_private_whoever_made_it_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "rewrap").mkdir(mode=0o755)
+    for _ in range(2):
+        assert user_cache().stat().st_mode & 0o777 == 0o700
