@@ -29,12 +29,16 @@ primary = "hcvault://transit/blob-kek"   # the KEK that new wraps use
 [keys.env.BLOB_KEY]
 encoding = "hex"                     # hex, base64, base64url, raw, …: never guessed
 scheme = "aes-gcm"                   # it wraps data keys so; direct: it is itself the data key
-# Other schemes, passphrases, key files and AWS KMS: docs/keys.md. Blobs in S3: docs/stores.md.
+# Other schemes, passphrases, DPAPI, key files, AWS, Google, Azure, PKCS#11: docs/keys.md.
+# Blobs in S3, Azure and Google: docs/stores.md.
 
 # A Transit key of OpenBao or Vault; made with: bao write -f transit/keys/blob-kek derived=true
 [keys.vault."transit/blob-kek"]
 address = "http://127.0.0.1:8200"
 token_env = "BAO_TOKEN"              # or token_file, which is read again when it is refused
+
+# What applications obey (docs/application.md): `rewrap control-key --out FILE` prints this table.
+# [control]
 
 # Without these two, `rewrap up` brings a PostgreSQL and a Redis of its own.
 # [ledger]

@@ -2,12 +2,14 @@
 
 import re
 import secrets
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from embedded import OpenBao
 from keywrap.blobs import open_blobs
+from keywrap.config import TABLES, KeywrapConfig
 from keywrap.contents import content_format
 from keywrap.datakey import DataKey
 from scheduler.commands import rewrap
@@ -71,9 +73,30 @@ def test_every_command_the_readme_names_is_there() -> None:
     assert named <= set(rewrap.commands)
 
 
-def test_every_link_of_the_readme_leads_to_a_file() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+EXAMPLES = [
+    pytest.param(example, id=f"{page}-{number}")
+    for page in ("keys", "stores", "pkcs11")
+    for number, example in enumerate(
+        re.findall(
+            r"```toml\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(encoding="utf-8"), re.DOTALL
+        )
+    )
+]
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_table_that_the_pages_show_is_one_that_loads(example: str) -> None:
+    table = {name: value for name, value in tomllib.loads(example).items() if name in TABLES}
+    KeywrapConfig.from_table({"store": {"url": "file:///srv/blobs"}} | table)
 
 
 def test_the_configuration_that_init_writes_is_one_that_loads(tmp_path: Path) -> None:
