@@ -122,30 +122,40 @@ def store_requests(proposal: Proposal, mix: Mix, scan_parts: int) -> StoreReques
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """What the requests would cost in US dollars; None where the service charges none."""
+    """What the requests would cost in US dollars; None where the service charges none.
+
+    Attributes:
+        kms: the requests to key services.
+        store: those to the store; None also where its price is not known.
+        is_whole: whether no price is missing.
+    """
 
     kms: float | None
     store: float | None
+    is_whole: bool = True
 
     @property
     def total(self) -> float:
-        """What they would cost in all."""
+        """What they would cost in all, as far as prices are known."""
         return (self.kms or 0.0) + (self.store or 0.0)
 
 
 def money(proposal: Proposal, mix: Mix, kms: KmsRequests, store: StoreRequests | None) -> Money:
     """Price the requests by `prices.toml`.
 
-    Where wraps of AWS KMS move to another service or from one, all requests are taken for AWS's:
-    the plan does not count them apart.
+    Where wraps move from one service to another, all requests are taken for the dearer one's: the
+    plan does not count them apart.
     """
     today = prices()
     providers = {proposal.target.provider, *(version.provider for version in mix.moving)}
+    charged = [today.kms[provider].of(kms.total) for provider in providers & today.kms.keys()]
+    is_s3 = proposal.config.store.url.startswith("s3://")
     return Money(
-        kms=today.aws_kms.of(kms.total) if "aws" in providers else None,
-        store=None
-        if store is None
-        else today.s3_read.of(store.reads) + today.s3_write.of(store.writes + store.lists),
+        kms=max(charged, default=None),
+        store=today.s3_read.of(store.reads) + today.s3_write.of(store.writes + store.lists)
+        if store is not None and is_s3
+        else None,
+        is_whole=store is None or is_s3,
     )
 
 

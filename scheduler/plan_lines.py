@@ -26,7 +26,7 @@ def lines(report: Report) -> Iterator[str]:
     yield from _sample(report)
     yield f"  KMS    {_kms(report)}"
     if report.store:
-        yield f"  S3     {_store(report)}"
+        yield f"  bucket {_store(report)}"
     yield f"  money  {_money(report)}"
     yield f"  time   {_time(report)}"
     for note in report.notes():
@@ -61,6 +61,9 @@ def _kms(report: Report) -> str:
     )
 
 
+_FREE = "none: these keys and this store charge nothing for a request"
+
+
 def _store(report: Report) -> str:
     assert report.store is not None  # noqa: S101 - the caller looks
     store = report.store
@@ -69,13 +72,14 @@ def _store(report: Report) -> str:
 
 def _money(report: Report) -> str:
     money, today = report.money, prices()
+    missing = "" if money.is_whole else "; what this store charges is not known here"
     if money.kms is None and money.store is None:
-        return "none: these keys and this store charge nothing for a request"
+        return f"none for requests to these keys{missing}" if missing else _FREE
     parts = (("KMS", money.kms), ("S3", money.store))
     each = ", ".join(f"{name} {usd:,.2f}" for name, usd in parts if usd is not None)
     return (
-        f"about {today.currency} {money.total:,.2f} for requests ({each}; AWS's prices of "
-        f"{today.as_of} in {today.region}: they differ by Region)"
+        f"about {today.currency} {money.total:,.2f} for requests ({each}; list prices of "
+        f"{today.as_of}, AWS's in {today.region}: they differ by Region){missing}"
     )
 
 

@@ -231,8 +231,8 @@ def read(ledger: Ledger, proposal: Proposal, status: Status, scan_parts: int) ->
         lines, plan, listed, lambda version: proposal.provider.current_version().satisfies(version)
     )
     kms = estimates.kms_requests(proposal, mix, done.decided, done.kms_requests)
-    in_s3 = proposal.config.store.url.startswith("s3://")
-    store = estimates.store_requests(proposal, mix, scan_parts) if in_s3 else None
+    in_bucket = not proposal.config.store.url.startswith("file:")
+    store = estimates.store_requests(proposal, mix, scan_parts) if in_bucket else None
     return Report(
         proposal=proposal,
         status=status,

@@ -34,7 +34,7 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         as_of: the day, as `YYYY-MM-DD`.
         currency: the currency, by its ISO 4217 code.
         region: the AWS Region that they are for.
-        aws_kms: requests to AWS KMS.
+        kms: requests to key services, by provider.
         s3_write: writing and listing requests to S3.
         s3_read: reading requests to S3.
     """
@@ -42,7 +42,7 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as_of: str
     currency: str
     region: str
-    aws_kms: Price
+    kms: dict[str, Price]
     s3_write: Price
     s3_read: Price
 

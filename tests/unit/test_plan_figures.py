@@ -52,6 +52,11 @@ def _plan(plan_of: Kind = Kind.MIGRATE) -> Campaign:
     )
 
 
+def _more(store: str) -> dict[str, str]:
+    """Return what a store's table needs beside its URL."""
+    return {"s3": {"region": "eu-west-1"}, "az": {"account": "blobs7"}}.get(store[:2], {})
+
+
 def _proposal(
     kind: Kind = Kind.MIGRATE,
     proof: Proof | None = None,
@@ -60,10 +65,11 @@ def _proposal(
     target: KeyVersion = TARGET,
     prefix: str = "",
     key: str | None = None,
+    store: str = "file:///srv/blobs",
 ) -> Proposal:
     provider = provider or MemoryKeyProvider(key=TARGET.key)
     tables = {
-        "store": {"url": "file:///srv/blobs", "legacy_default": LEGACY.key},
+        "store": {"url": store, "legacy_default": LEGACY.key} | _more(store),
         "keys": {"env": {"BLOB_KEY": {"encoding": "hex", "scheme": "direct"}}},
     }
     return Proposal(
@@ -199,23 +205,39 @@ def test_the_requests_to_a_store_are_those_of_two_scans_and_the_moves() -> None:
     assert sampled.reads == 2 * 10_000 + 10_000 + 2 * 500 + 11 + 2
 
 
-def test_only_aws_and_s3_cost_money() -> None:
+def test_what_charges_for_requests_costs_money_and_what_does_not_none() -> None:
     kms, store = KmsRequests(0, 10_000_000, 0), StoreRequests(1_000_000, 900_000, 100_000)
     free = estimates.money(_proposal(), _mix(legacy=1), kms, None)
-    assert (free.kms, free.store, free.total) == (None, None, 0)
-    to_aws = estimates.money(_proposal(target=AWS), _mix(legacy=1), kms, store)
+    assert (free.kms, free.store, free.total, free.is_whole) == (None, None, 0, True)
+    to_aws = estimates.money(_proposal(target=AWS, store="s3://blobs"), _mix(legacy=1), kms, store)
     assert to_aws.kms == pytest.approx(30.0)
     assert to_aws.store == pytest.approx(0.4 + 5.0)
     assert to_aws.total == pytest.approx(35.4)
+    assert to_aws.is_whole
     from_aws = estimates.money(_proposal(Kind.ROTATE), _mix(aws=1), kms, None)
     assert from_aws.kms == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("key", ["gcp-kms://projects/p", "azure-kv://v.vault.azure.net/keys/k"])
+def test_google_and_azure_charge_too(key: str) -> None:
+    kms = KmsRequests(0, 10_000_000, 0)
+    target = KeyVersion(key, "1")
+    found = estimates.money(_proposal(target=target), _mix(legacy=1), kms, None)
+    assert found.kms == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("store", ["az://blobs", "gs://blobs"])
+def test_a_store_whose_price_is_not_known_is_never_called_free(store: str) -> None:
+    kms, requests = KmsRequests(0, 1, 0), StoreRequests(1_000_000, 900_000, 100_000)
+    found = estimates.money(_proposal(store=store), _mix(legacy=1), kms, requests)
+    assert (found.store, found.is_whole) == (None, False)
 
 
 def test_the_prices_are_dated_and_each_has_its_source() -> None:
     today = prices()
     assert dt.date.fromisoformat(today.as_of) <= dt.datetime.now(dt.UTC).date()
-    for price in (today.aws_kms, today.s3_read, today.s3_write):
-        assert price.source.startswith("https://aws.amazon.com/")
+    for price in (*today.kms.values(), today.s3_read, today.s3_write):
+        assert price.source.startswith("https://")
 
 
 def test_the_time_is_that_of_the_moves_and_of_two_scans() -> None:
