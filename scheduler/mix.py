@@ -1,7 +1,7 @@
 """What a campaign would do with what a scan found, by the rules that its workers follow."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from keywrap.keyring import UnlistedKeyError
@@ -41,7 +41,7 @@ class Mix:
 def mix_of(
     lines: Iterable[CensusLine],
     plan: Campaign,
-    listed: Collection[str],
+    listed: Callable[[str], bool],
     exists: Callable[[KeyVersion], bool],
 ) -> Mix:
     """Sort what a plan's scan found.
@@ -49,7 +49,7 @@ def mix_of(
     Args:
         lines: the census of its inventory.
         plan: the plan.
-        listed: URIs of the keys that the configuration lists.
+        listed: whether the configuration lists a KEK, by its URI without version.
         exists: whether the target's KEK has a version; asked of versions beyond the target only.
     """
     moving: Counter[KeyVersion] = Counter()
@@ -62,7 +62,7 @@ def mix_of(
         pool += line.blobs * moves
         if line.problem or not line.blobs:
             problems[line.problem] += line.blobs
-        elif line.key not in listed:
+        elif not listed(line.key):
             problems[UnlistedKeyError.reason_code] += line.blobs
         elif moves:
             moving[version] += line.blobs

@@ -226,9 +226,11 @@ def read(ledger: Ledger, proposal: Proposal, status: Status, scan_parts: int) ->
         lines = findings.census(connection, plan.id)
         scan_s = progress.scan_seconds(connection, plan.id)
         rate = estimates.rate(connection, plan, done.rate_per_s)
-    listed = proposal.config.keys.uris()
     mix = mix_of(
-        lines, plan, listed, lambda version: proposal.provider.current_version().satisfies(version)
+        lines,
+        plan,
+        proposal.config.keys.lists,
+        lambda version: proposal.provider.current_version().satisfies(version),
     )
     kms = estimates.kms_requests(proposal, mix, done.decided, done.kms_requests)
     in_bucket = not proposal.config.store.url.startswith("file:")

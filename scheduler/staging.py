@@ -15,6 +15,7 @@ from embedded.launching import end_with_parent
 from embedded.openbao import OpenBao
 from keywrap.config import open_keys, open_reader
 from keywrap.keyring import KeyRing
+from keywrap.kms import KeyProvider
 from keywrap.providers.env import EnvKeyProvider
 from keywrap.reading import SidecarReader
 from keywrap.testing.legacy import LegacyBlobs
@@ -54,6 +55,19 @@ class Place:
 
     lines: str
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class MoreKinds:
+    """Further kinds of legacy blobs.
+
+    Attributes:
+        lines: the tables of the keys that wrap their data keys.
+        providers: of each kind the key, which wraps as its old application did.
+    """
+
+    lines: str = ""
+    providers: Mapping[str, KeyProvider] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,15 @@ def aws_key(endpoint: str, credentials: Mapping[str, str], *, threads: int = 8) 
     return Place(_primary(f"aws-kms://{arn}", table), credentials)
 
 
+def windows(folder: Path) -> MoreKinds:
+    """Make up a Windows account whose applications wrapped by DPAPI, and the ring of its key."""
+    from keywrap.testing.dpapi import WrappingDpapiProvider  # noqa: PLC0415 - for the demo only
+
+    provider, ring = WrappingDpapiProvider(), folder / "windows.ring.json"
+    provider.account.ring().write(ring)
+    return MoreKinds(f'[keys.dpapi.windows]\nmode = "ring"\nring = "{ring}"\n', {"dpapi": provider})
+
+
 def local_key(file: Path, name: str) -> Place:
     """Take a new key file as the KEK."""
     from keywrap.providers.local import create_key_file  # noqa: PLC0415
@@ -143,7 +166,12 @@ def aws_server(bucket_name: str, **options: float) -> Iterator["AwsServer"]:
 
 
 def stage(
-    config: Path, store: Place, kek: Place, environment: Mapping[str, str], more: str = ""
+    config: Path,
+    store: Place,
+    kek: Place,
+    environment: Mapping[str, str],
+    more: str = "",
+    kinds: MoreKinds | None = None,
 ) -> Staged:
     """Write a configuration, make its legacy keys, and open all of it.
 
@@ -153,8 +181,10 @@ def stage(
         kek: what they move to.
         environment: more variables for our processes.
         more: more tables for the configuration.
+        kinds: further kinds of blobs.
     """
-    text = f"[store]\n{store.lines}{_LEGACY}\n{kek.lines}\n{more}"
+    kinds = kinds or MoreKinds()
+    text = f"[store]\n{store.lines}{_LEGACY}\n{kek.lines}\n{kinds.lines}\n{more}"
     config.write_text(text, encoding="utf-8")
     variables = {
         **os.environ,
@@ -172,5 +202,6 @@ def stage(
     direct, wrapping = keys.provider("env:BLOB_KEY"), keys.provider("env:BLOB_WRAP_KEY")
     if not isinstance(direct, EnvKeyProvider) or not isinstance(wrapping, EnvKeyProvider):
         raise TypeError("the legacy keys are kept in the environment")
-    legacy = LegacyBlobs(reader, direct, wrapping, seed=secrets.token_hex(8))
+    seed = secrets.token_hex(8)
+    legacy = LegacyBlobs(reader, direct, wrapping, seed=seed, more=kinds.providers)
     return Staged(variables, settings, reader, keys, legacy)

@@ -60,8 +60,9 @@ _SAMPLE = 500
 def demo(blobs: int, directory: Path | None, store: str, endpoint: str, bucket: str) -> int:
     """Run the whole story on embedded PostgreSQL, Redis and OpenBao.
 
-    Makes legacy blobs, migrates them to OpenBao Transit through Celery workers, rotates the KEK,
-    rewraps again, and decrypts every blob. Exits 0 only if every blob is its original.
+    Makes legacy blobs, under keys in the environment and DPAPI's, migrates them to OpenBao Transit
+    through Celery workers, rotates the KEK, rewraps again, and decrypts every blob. Exits 0 only if
+    every blob is its original.
 
     Example: rewrap demo --blobs 5000
     """
@@ -108,7 +109,8 @@ def _play(place: Path, store: Place, count: int) -> int:
     try:
         environment = {"PYTHONPATH": str(_ROOT)}
         kek = staging.transit_key(bao, _KEK)
-        staged = staging.stage(place / "rewrap.toml", store, kek, environment)
+        kinds = staging.windows(place)
+        staged = staging.stage(place / "rewrap.toml", store, kek, environment, kinds=kinds)
         story = Story(
             place, staged.environment, staged.keys, staged.legacy, staged.legacy.ids(count)
         )

@@ -1,6 +1,7 @@
 """What a plan reckons: what would move, requests, money, time and what its sample shows."""
 
 import datetime as dt
+import uuid
 from collections import Counter
 
 import click
@@ -10,6 +11,7 @@ from keywrap.config import KeywrapConfig
 from keywrap.keys import KeyVersion
 from keywrap.kms import KeyProvider
 from keywrap.rewrapping import Prove
+from keywrap.tables.keys import read_keys
 from keywrap.testing.kms import MemoryKeyProvider, SimpleMemoryKeyProvider
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
@@ -120,7 +122,7 @@ LINES = [
 def test_every_blob_of_a_scan_is_sorted_as_the_workers_would(
     plan_of: Kind, moving: dict[KeyVersion, int], excluded: dict[str, int], pool: int
 ) -> None:
-    listed = [LEGACY.key, TARGET.key, OTHER.key]
+    listed = {LEGACY.key, TARGET.key, OTHER.key}.__contains__
     mix = mix_of(LINES, _plan(plan_of), listed, lambda version: version == BEYOND)
     assert dict(mix.moving) == moving
     assert dict(mix.excluded) == excluded
@@ -139,7 +141,15 @@ def test_only_versions_beyond_the_target_are_asked_for() -> None:
         raise AssertionError(version)
 
     lines = [_line(LEGACY), _line(TARGET), _line(OLDER)]
-    assert mix_of(lines, _plan(), [LEGACY.key, TARGET.key], never).current == 1
+    assert mix_of(lines, _plan(), {LEGACY.key, TARGET.key}.__contains__, never).current == 1
+
+
+def test_master_keys_that_a_table_lists_together_are_listed_for_a_plan_too() -> None:
+    named = {"mode": "native", "master_keys": [str(uuid.uuid4())]}
+    keys = read_keys({"dpapi": {"named": named, "all-others": {}}})
+    lines = [_line(KeyVersion(f"dpapi:{uuid.uuid4()}"))]
+    mix = mix_of(lines, _plan(), keys.lists, lambda _version: False)
+    assert (mix.moving.total(), mix.problems) == (lines[0].blobs, {})
 
 
 @pytest.mark.parametrize(
