@@ -179,6 +179,7 @@ class Report:
             "total": round(self.money.total, 4),
             "kms": _rounded(self.money.kms, 4),
             "store": _rounded(self.money.store, 4),
+            "is_whole": self.money.is_whole,
         }
 
     def _rate(self) -> dict[str, Any] | None:
