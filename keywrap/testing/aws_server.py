@@ -13,24 +13,17 @@ It holds no secret of anybody else's and keeps nothing: no real data belongs her
 import argparse
 import asyncio
 import json
-import signal
-import subprocess
-import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Self
 
 import uvloop
 
 from keywrap.testing.aws_kms import LostReplyError, StrictKms
-from keywrap.testing.http_wire import CLOSED, HttpConnection, Request, Response
+from keywrap.testing.http_wire import CLOSED, Request, Response, serve
 from keywrap.testing.s3 import MemoryS3
-
-START_S = 20.0
-STOP_S = 5.0
+from keywrap.testing.server_process import ServerProcess, post_wishes
 
 _CONTROL = b"/_control"
 _JSON = {"content-type": "application/json"}
@@ -131,17 +124,8 @@ def _kind(request: Request, target: str) -> str:
     return "get" if request.method in {"GET", "HEAD"} else "put"
 
 
-class AwsServer:
-    """The server as a process of its own; also a context manager that stops it.
-
-    Args:
-        process: it runs here.
-        address: its URL, such as `http://127.0.0.1:40123`.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes], address: str) -> None:
-        self._process = process
-        self.address = address
+class AwsServer(ServerProcess):
+    """The server as a process of its own; also a context manager that stops it."""
 
     @classmethod
     def start(
@@ -155,81 +139,21 @@ class AwsServer:
 
         Args:
             bucket: a bucket to begin with; empty for none.
-            preexec_fn: called in the child before it begins, as by `subprocess.Popen`: whoever
-                wants the server to end with itself says so there.
+            preexec_fn: see `ServerProcess.launch`.
             options: those of the command line, such as `latency_get_ms=15`.
 
         Raises:
             RuntimeError: it did not start.
         """
-        command = [sys.executable, "-m", __spec__.name, "--port", "0"]
-        command += ["--bucket", bucket] if bucket else []
+        arguments = ["--bucket", bucket] if bucket else []
         for name, value in options.items():
-            command += [f"--{name.replace('_', '-')}", str(value)]
-        process = subprocess.Popen(  # noqa: S603 - our own command line
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            env={"PYTHONPATH": str(Path(__file__).parents[2])},
-            start_new_session=True,  # Ctrl-C in the terminal is its starter's business
-            preexec_fn=preexec_fn,  # noqa: PLW1509 - the caller's choice
-        )
-        assert process.stdout is not None  # noqa: S101 - asked for above
-        line = process.stdout.readline().decode()
-        if not line.startswith("READY "):
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            raise RuntimeError(f"the AWS server did not start (exit {process.returncode})")
-        return cls(process, line.split()[1])
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        return cls.launch(__spec__.name, *arguments, preexec_fn=preexec_fn)
 
     def control(self, **wishes: object) -> dict[str, Any]:
         """Set faults, latency or quota, and return what was counted."""
-        request = urllib.request.Request(  # noqa: S310 - our own address
-            self.address + _CONTROL.decode(), data=json.dumps(wishes).encode(), method="POST"
-        )
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(request, timeout=START_S) as answer:
-            counters: dict[str, Any] = json.load(answer)
-            return counters
-
-    def stop(self) -> None:
-        """Stop it; a second time, do nothing."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-async def serve(service: AwsService, port: int) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Args:
-        service: answers.
-        port: of 127.0.0.1; 0 for a free one.
-    """
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    server = await loop.create_server(
-        lambda: HttpConnection(service.answer), "127.0.0.1", port, backlog=1024
-    )
-    bound = server.sockets[0].getsockname()[1]
-    sys.stdout.write(f"READY http://127.0.0.1:{bound}\n")
-    sys.stdout.flush()
-    await stopped.wait()
-    server.close()
+        counters: dict[str, Any] = post_wishes(self.address + _CONTROL.decode(), wishes)
+        return counters
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -245,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
     service = AwsService(MemoryS3(*chosen["bucket"], seed=chosen["seed"]), StrictKms())
     service.kms.faults.limit_rate(chosen["kms_quota"])
     service.latency_ms = {name: chosen[f"latency_{name}_ms"] for name in _OPERATIONS}
-    uvloop.run(serve(service, chosen["port"]))
+    uvloop.run(serve(service.answer, chosen["port"]))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,6 @@ It holds no secret of anybody else's and keeps nothing: no real data belongs her
 import argparse
 import asyncio
 import json
-import signal
-import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Awaitable
 from http import HTTPStatus
@@ -24,11 +21,11 @@ from typing import Any
 import uvloop
 
 from keywrap.testing.azure_vault import LostReplyError, StrictVault, VaultError
-from keywrap.testing.http_wire import CLOSED, HttpConnection, Request, Response
+from keywrap.testing.http_wire import CLOSED, Request, Response, serve
+from keywrap.testing.server_process import post_wishes
 
 _CONTROL = "/_control"
 _JSON = {"content-type": "application/json"}
-_WITHIN_S = 20.0
 
 
 class VaultService:
@@ -101,34 +98,8 @@ class VaultService:
 
 def control(address: str, **wishes: object) -> dict[str, int]:
     """Set faults, latency or quota of a server, and return what was counted."""
-    request = urllib.request.Request(  # noqa: S310 - our own address
-        address + _CONTROL, data=json.dumps(wishes).encode(), method="POST"
-    )
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with direct.open(request, timeout=_WITHIN_S) as answer:
-        counted: dict[str, int] = json.load(answer)
-        return counted
-
-
-async def serve(service: VaultService, port: int) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Args:
-        service: answers.
-        port: of 127.0.0.1; 0 for a free one.
-    """
-    loop = asyncio.get_running_loop()
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    server = await loop.create_server(
-        lambda: HttpConnection(service.answer), "127.0.0.1", port, backlog=1024
-    )
-    bound = server.sockets[0].getsockname()[1]
-    sys.stdout.write(f"READY http://127.0.0.1:{bound}\n")
-    sys.stdout.flush()
-    await stopped.wait()
-    server.close()
+    counted: dict[str, int] = post_wishes(address + _CONTROL, wishes)
+    return counted
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -144,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
         vault.create_key(name)
     for name in chosen.aes_key:
         vault.create_key(name, "oct-HSM")
-    uvloop.run(serve(VaultService(vault), chosen.port))
+    uvloop.run(serve(VaultService(vault).answer, chosen.port))
 
 
 if __name__ == "__main__":

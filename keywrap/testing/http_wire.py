@@ -4,6 +4,8 @@ RFC 9112; parsed by httptools.
 """
 
 import asyncio
+import signal
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -156,3 +158,24 @@ class HttpConnection(asyncio.Protocol):
         if not request.keep_alive:
             self._transport.close()
             self._transport = None
+
+
+async def serve(answer: Answerer, port: int) -> None:
+    """Serve on 127.0.0.1 until SIGTERM or SIGINT; print `READY` and the URL once it listens.
+
+    Args:
+        answer: answers every request.
+        port: of 127.0.0.1; 0 for a free one.
+    """
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    server = await loop.create_server(
+        lambda: HttpConnection(answer), "127.0.0.1", port, backlog=1024
+    )
+    bound = server.sockets[0].getsockname()[1]
+    sys.stdout.write(f"READY http://127.0.0.1:{bound}\n")
+    sys.stdout.flush()
+    await stopped.wait()
+    server.close()

@@ -52,19 +52,19 @@ class Cloud:
 
 
 def gcp() -> tuple[ServerProcess, Cloud]:
-    server = ServerProcess.start("keywrap.testing.gcp_kms_server", "--key", GCP)
+    server = ServerProcess.launch("keywrap.testing.gcp_kms_server", "--key", GCP)
     table: Any = [(GCP, {})]
     return server, Cloud("gcp", table, server.address, gcp_kms_server.control)
 
 
 def vault() -> tuple[ServerProcess, Cloud]:
-    server = ServerProcess.start("keywrap.testing.azure_vault_server", "--key", "blob-kek")
+    server = ServerProcess.launch("keywrap.testing.azure_vault_server", "--key", "blob-kek")
     table: Any = [(f"{VAULT}/keys/blob-kek", {})]
     return server, Cloud("azure", table, server.address, azure_vault_server.control)
 
 
 def hsm() -> tuple[ServerProcess, Cloud]:
-    server = ServerProcess.start(
+    server = ServerProcess.launch(
         "keywrap.testing.azure_vault_server", "--host", HSM, "--aes-key", "blob-kek"
     )
     table: Any = [(f"{HSM}/keys/blob-kek", {"algorithm": "A256GCM"})]
