@@ -1,14 +1,13 @@
 """`[keys.aws."<key ARN>"]`: a key of AWS KMS."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from keywrap.kms import KeyProvider
 from keywrap.providers.aws_arn import SCHEME, region_of
-from keywrap.tables.common import ConfigError, check_address, read_table
+from keywrap.tables.common import ConfigError, certificates, check_address, read_table
 
 PREFIX = SCHEME
 
@@ -93,15 +92,13 @@ def open_provider(
         from keywrap.providers import aws, aws_client, aws_wire  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(place, str(error), next_command="pip install 'keywrap[aws]'") from error
-    if table.ca_file and not Path(table.ca_file).is_file():
-        raise ConfigError(f"{place} ca_file", f"there is no file {table.ca_file}")
     region = region_of(arn)
     access = aws_client.AwsAccess(
         endpoint=table.endpoint,
         profile=table.profile,
         timeout_s=table.timeout_s,
         threads=table.threads,
-        ca_file=Path(table.ca_file) if table.ca_file else None,
+        ca_file=certificates(place, table.ca_file),
     )
     siblings = frozenset(
         PREFIX + other

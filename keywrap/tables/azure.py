@@ -1,7 +1,6 @@
 """`[keys.azure."<host>/keys/<name>"]`: a key of Azure Key Vault or Managed HSM."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, get_args
 from urllib.parse import urlsplit
 
@@ -9,7 +8,7 @@ import msgspec
 
 from keywrap.kms import KeyProvider
 from keywrap.providers.azure_names import SCHEME, Algorithm, AzureKeyName
-from keywrap.tables.common import ConfigError, check_address, read_table
+from keywrap.tables.common import ConfigError, certificates, check_address, read_table
 
 PREFIX = SCHEME
 
@@ -98,13 +97,11 @@ def open_provider(
         from keywrap.providers import azure, azure_client  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(place, str(error), next_command="pip install 'keywrap[azure]'") from error
-    if table.ca_file and not Path(table.ca_file).is_file():
-        raise ConfigError(f"{place} ca_file", f"there is no file {table.ca_file}")
     access = azure_client.AzureAccess(
         endpoint=table.endpoint,
         timeout_s=table.timeout_s,
         threads=table.threads,
-        ca_file=Path(table.ca_file) if table.ca_file else None,
+        ca_file=certificates(place, table.ca_file),
     )
     key = AzureKeyName.parse(name)
     return azure.AzureKeyProvider(

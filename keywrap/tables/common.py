@@ -105,6 +105,17 @@ def check_address(place: str, address: str, *, allow_http: bool, example: str) -
         )
 
 
+def certificates(place: str, ca_file: str) -> Path | None:
+    """Return the file of certificates to trust that a table names; None where it names none.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if ca_file and not Path(ca_file).is_file():
+        raise ConfigError(f"{place} ca_file", f"there is no file {ca_file}")
+    return Path(ca_file) if ca_file else None
+
+
 def check_queue(place: str, queue: str) -> None:
     """See that a queue's name is one; empty is none.
 

@@ -1,14 +1,13 @@
 """`[keys.gcp."projects/…/cryptoKeys/…"]`: a key of Google Cloud KMS."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from keywrap.kms import KeyProvider
 from keywrap.providers.gcp_names import SCHEME, check_key_name
-from keywrap.tables.common import ConfigError, check_address, read_table
+from keywrap.tables.common import ConfigError, certificates, check_address, read_table
 
 PREFIX = SCHEME
 
@@ -80,10 +79,8 @@ def open_provider(
         from keywrap.providers import gcp, gcp_client  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(place, str(error), next_command="pip install 'keywrap[gcp]'") from error
-    if table.ca_file and not Path(table.ca_file).is_file():
-        raise ConfigError(f"{place} ca_file", f"there is no file {table.ca_file}")
     access = gcp_client.GcpAccess(
-        endpoint=table.endpoint, ca_file=Path(table.ca_file) if table.ca_file else None
+        endpoint=table.endpoint, ca_file=certificates(place, table.ca_file)
     )
     return gcp.GcpKeyProvider(
         name,

@@ -8,7 +8,13 @@ from typing import Annotated
 import msgspec
 
 from keywrap.kms import KeyProvider
-from keywrap.tables.common import ConfigError, check_address, read_table, secret_variable
+from keywrap.tables.common import (
+    ConfigError,
+    certificates,
+    check_address,
+    read_table,
+    secret_variable,
+)
 
 PREFIX = "hcvault://"
 
@@ -84,8 +90,6 @@ def open_provider(
         from keywrap.providers import vault, vault_connection  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(place, str(error), next_command="pip install 'keywrap[vault]'") from error
-    if table.ca_file and not Path(table.ca_file).is_file():
-        raise ConfigError(f"{place} ca_file", f"there is no file {table.ca_file}")
     if table.token_file:
         token = vault_connection.token_file(Path(table.token_file))
     else:
@@ -103,7 +107,7 @@ def open_provider(
         token,
         timeout_s=table.timeout_s,
         namespace=table.namespace,
-        ca_file=Path(table.ca_file) if table.ca_file else None,
+        ca_file=certificates(place, table.ca_file),
     )
     return vault.VaultTransitProvider(path, server)
 
