@@ -156,6 +156,13 @@ def open_keys(
     Raises:
         ConfigError: a secret is missing or malformed, or an extra is not installed.
     """
+    _check_environment(environ)
+    providers, families = config.keys.open_all(environ, queues)
+    return KeyRing(providers, primary=config.keys.primary or None, families=families)
+
+
+def _check_environment(environ: Mapping[str, str]) -> None:
+    """See that the clients of key services do not write down the keys of their connections."""
     if environ.get(_KEY_LOG):
         raise ConfigError(
             f"the environment variable {_KEY_LOG}",
@@ -163,8 +170,6 @@ def open_keys(
             "every data key on them",
             next_command=f"unset {_KEY_LOG}",
         )
-    providers, families = config.keys.open_all(environ, queues)
-    return KeyRing(providers, primary=config.keys.primary or None, families=families)
 
 
 def open_key(config: KeywrapConfig, key: str, environ: Mapping[str, str]) -> KeyProvider:
@@ -179,6 +184,7 @@ def open_key(config: KeywrapConfig, key: str, environ: Mapping[str, str]) -> Key
         UnlistedKeyError: the configuration does not list it.
         ConfigError: as in `open_keys`.
     """
+    _check_environment(environ)
     return config.keys.open(key, environ)
 
 

@@ -211,9 +211,12 @@ def test_a_missing_secret_is_told_at_start(missing: str, value: str | None) -> N
 
 
 def test_an_environment_that_has_the_keys_of_connections_written_down_is_refused() -> None:
+    config, environ = read(WHOLE), {**ENVIRON, "SSLKEYLOGFILE": "keys.log"}
     with pytest.raises(ConfigError, match="SSLKEYLOGFILE") as refused:
-        open_keys(read(WHOLE), {**ENVIRON, "SSLKEYLOGFILE": "keys.log"})
+        open_keys(config, environ)
     assert refused.value.next_command == "unset SSLKEYLOGFILE"
+    with pytest.raises(ConfigError, match="SSLKEYLOGFILE"):
+        open_key(config, config.keys.primary, environ)
 
 
 def test_one_key_needs_only_its_own_secret() -> None:
