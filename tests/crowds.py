@@ -1,7 +1,8 @@
 """Live applications in processes of their own: `python -m tests.crowds reader|writer …`.
 
 Each opens the site's blobs as an application does, goes on until its standard input is closed, and
-then writes one JSON object: how often it read or wrote, and what failed.
+then writes one JSON object: how often it read or wrote, and what failed. A writer first looks
+whether the last edition of each of its blobs is there still.
 """
 
 import hashlib
@@ -112,27 +113,30 @@ def _reader(blobs: EncryptedBlobs, ids: Sequence[str]) -> Callable[[], str]:
     return read
 
 
-def _writer(blobs: EncryptedBlobs, ids: Sequence[str]) -> Callable[[], str]:
-    done = dict.fromkeys(ids, 0)
-
+def _writer(blobs: EncryptedBlobs, ids: Sequence[str], done: dict[str, int]) -> Callable[[], str]:
     def write() -> str:
         blob_id = random.choice(ids)
-        done[blob_id] += 1
+        number = done.get(blob_id, 0) + 1
         try:
-            blobs.put(blob_id, edition(blob_id, done[blob_id]))
+            blobs.put(blob_id, edition(blob_id, number))
         except BusyBlobError:
-            done[blob_id] -= 1  # the campaign was quicker each time; nothing of it is visible
-            return ""
-        lost = blobs.get(blob_id) != edition(blob_id, done[blob_id])
-        return f"{blob_id}: not what was written" if lost else ""
+            return ""  # the campaign was quicker each time; nothing of it is visible
+        done[blob_id] = number
+        return _lost(blobs, blob_id, number)
 
     return write
+
+
+def _lost(blobs: EncryptedBlobs, blob_id: str, number: int) -> str:
+    is_there = blobs.get(blob_id) == edition(blob_id, number)
+    return "" if is_there else f"{blob_id}: not what was written"
 
 
 def main(manner: str, number: str, ids: Sequence[str]) -> None:
     audit = JsonLines(Path(f"{manner}-{number}.jsonl"))
     blobs = open_blobs("rewrap.toml", audit=audit)
-    step = (_writer if manner == "writer" else _reader)(blobs, ids)
+    done: dict[str, int] = {}
+    step = _writer(blobs, ids, done) if manner == "writer" else _reader(blobs, ids)
     times, failures = 0, []
     while not select.select([sys.stdin], [], [], PAUSE_S)[0]:
         try:
@@ -141,6 +145,7 @@ def main(manner: str, number: str, ids: Sequence[str]) -> None:
             failure = repr(error)
         failures += [failure] if failure else []
         times += 1
+    failures += filter(None, (_lost(blobs, *last) for last in done.items()))
     json.dump({"manner": manner, "times": times, "failures": failures}, sys.stdout)
 
 
