@@ -3,12 +3,15 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -1051,3 +1054,31 @@ class TestTable:
     def test_a_certificate_file_that_is_not_there_is_found_at_the_start(self) -> None:
         with pytest.raises(ConfigError, match="ca_file"):
             open_provider(ARN, {ARN: read(ARN, {"ca_file": "/nowhere"})}, {})
+
+
+WITHOUT = """
+import sys
+missing, arn = sys.argv[1:]
+sys.modules[missing] = None
+from keywrap.tables.aws import open_provider, read
+from keywrap.tables.common import ConfigError
+try:
+    open_provider(arn, {arn: read(arn, {})}, {})
+except ConfigError as error:
+    print(error, "next:", error.next_command)
+"""
+
+
+@pytest.mark.parametrize("missing", ["boto3", "botocore"])
+def test_a_missing_extra_is_named_with_the_line_to_type(world: World, missing: str) -> None:
+    arn = world.kms.create_key()
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, missing, arn],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert f'[keys.aws."{arn}"]: a key in AWS KMS needs' in done.stdout, done.stderr
+    assert done.stdout.endswith("next: pip install 'keywrap[aws]'\n")
