@@ -88,7 +88,12 @@ def test_an_application_that_knows_nothing_of_us_still_reads_what_was_migrated(
     adopters = [b for b in blobs if b.startswith("m/adopter")]
     assert len(adopters) > BLOBS // 10
     assert [b for b in adopters if old.open(b) != site.original(b)] == []
-    reader = site.reader()
+
+
+def test_a_migrated_sidecar_is_bound_to_its_blob_and_keeps_the_old_wrap_and_foreign_fields(
+    acceptance: Node, blobs: list[str]
+) -> None:
+    reader = acceptance.site.reader()
     records = [reader.sidecar(blob_id) for blob_id in blobs]
     reader.close()
     assert {r["context"]["blob_id"] for r in records} == set(blobs)
