@@ -8,7 +8,17 @@ from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Prove, Selection, selects
-from ledger.states import FINISHED, MOVING, OPEN, WORKING, Kind, State, sources_of
+from ledger.states import (
+    FINISHED,
+    MOVING,
+    OPEN,
+    RESUMABLE,
+    REWRAPPING,
+    WORKING,
+    Kind,
+    State,
+    sources_of,
+)
 
 MIN_SAMPLE = 500
 """The least number of blobs that a sample opens: 0 bad of 459 shows under 1% bad with 99%
@@ -50,6 +60,9 @@ class Request:
         store: which store, as the configuration that it was asked with describes it; a worker of
             another configuration does not touch it. Empty: any.
         plan_of: what a plan plans for, `migrate` or `rotate`; None for every other kind.
+        follows: the campaign whose wraps are sealed or undone; None for every other kind.
+        backs_up: whether each wrap is backed up before it is replaced.
+        escrow: whether the backup holds the data keys themselves too.
     """
 
     kind: Kind
@@ -61,6 +74,9 @@ class Request:
     sample_size: int | None = None
     store: str = ""
     plan_of: Kind | None = None
+    follows: int | None = None
+    backs_up: bool = False
+    escrow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +102,27 @@ class Campaign:
     started_at: datetime | None
     finished_at: datetime | None
     plan_of: Kind | None
+    follows: int | None
+    backs_up: bool
+    escrow: bool
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing more happens by itself."""
         return self.state in FINISHED
+
+    @property
+    def stage(self) -> State:
+        """What its shards are for: its state, or the one it goes back to after a wait."""
+        return self.state if self.state in RESUMABLE else self.resume_state or self.state
+
+    @property
+    def has_canary_out(self) -> bool:
+        """Whether what its verifying task opens is its canary, and not yet the proof of its wraps.
+
+        The canary of a queue without hosts may come back when others have begun to rewrap.
+        """
+        return self.kind in REWRAPPING and self.passes == 0
 
     @property
     def selection(self) -> Selection:
@@ -107,7 +139,7 @@ class Campaign:
 _COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
     "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
-    "plan_of"
+    "plan_of, follows, backs_up, escrow"
 )
 
 
@@ -138,8 +170,9 @@ def request(connection: Connection, asked: Request) -> int:
             text(
                 "INSERT INTO campaign"
                 " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by,"
-                " plan_of) VALUES"
-                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan)"
+                " plan_of, follows, backs_up, escrow) VALUES"
+                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan,"
+                " :follows, :backs_up, :escrow)"
                 " RETURNING id"
             ),
             {
@@ -152,6 +185,9 @@ def request(connection: Connection, asked: Request) -> int:
                 "store": asked.store,
                 "by": asked.requested_by,
                 "plan": asked.plan_of,
+                "follows": asked.follows,
+                "backs_up": asked.backs_up,
+                "escrow": asked.escrow,
             },
         ).scalar_one()
     )
@@ -283,7 +319,7 @@ def step(
             "reason_code": reason_code,
             "reason": reason,
             "finished": list(FINISHED),
-            "resumable": [State.PLANNED, State.INVENTORY, State.RUNNING, State.VERIFYING],
+            "resumable": list(RESUMABLE),
         },
     )
     return changed.rowcount == 1
@@ -295,7 +331,7 @@ def block(connection: Connection, campaign_id: int, reason_code: str, reason: st
         connection,
         campaign_id,
         State.BLOCKED,
-        sources=[State.INVENTORY, State.RUNNING, State.VERIFYING],
+        sources=sorted(RESUMABLE - {State.PLANNED}),
         reason_code=reason_code,
         reason=reason,
     )

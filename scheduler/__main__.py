@@ -7,6 +7,7 @@ import sys
 import click
 
 from embedded.errors import EmbeddedError
+from keywrap.backups.bundle import BackupError
 from keywrap.config import ConfigError
 from keywrap.control import ControlError
 from keywrap.kms import DeniedError, KmsError
@@ -15,12 +16,13 @@ from keywrap.stores import StoreError
 from ledger.campaigns import RequestRefusedError
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from scheduler.commands import rewrap
-from scheduler.desk import REFUSED, UNREACHABLE, USAGE, DeskError
+from scheduler.desk import EXCEPTIONS, REFUSED, UNREACHABLE, USAGE, DeskError
 
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141
 
 _WORDS: dict[type[Exception], tuple[int, str, str]] = {
+    BackupError: (EXCEPTIONS, "backup", "rewrap backup list"),
     ConfigError: (USAGE, "configuration", "mend the configuration, then run it again"),
     SigningKeyError: (USAGE, "signing_key", "check [control] private_key_file, then run it again"),
     ControlError: (REFUSED, "control", "rewrap cutover status"),

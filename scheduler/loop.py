@@ -50,7 +50,9 @@ def run(settings: Settings) -> None:
     ledger = ledger_of(settings)
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)
-    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), queue_of(settings))
+    dispatcher = Dispatcher(
+        ledger, settings.scheduler, sender(app), queue_of(settings), settings.gates
+    )
     logger.info("scheduler ready")
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from keywrap.backups.vault import Vault
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
 from keywrap.reading import SidecarReader
@@ -37,6 +38,7 @@ class Runtime:
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
         served: the queues whose shards this process takes; None for all. Wraps of the default
             queue any process can open.
+        vault: where backups go; None where the configuration names no recipient.
     """
 
     ledger: Ledger
@@ -52,6 +54,7 @@ class Runtime:
     store: str = ""
     queue_of: QueueOf = queues.everyone
     served: Collection[str] | None = None
+    vault: Vault | None = None
 
     def serves(self, version: KeyVersion) -> bool:
         """Whether this process has what opens the wraps of a KEK version, by the configuration."""
