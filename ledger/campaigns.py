@@ -8,6 +8,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Prove, Selection, selects
+from ledger import retirements
 from ledger.states import (
     FINISHED,
     MOVING,
@@ -24,7 +25,6 @@ MIN_SAMPLE = 500
 """The least number of blobs that a sample opens: 0 bad of 459 shows under 1% bad with 99%
 confidence."""
 
-_MAX_PROBE_DELAY_S = 30.0
 _REQUESTS = 0x7277_0001
 """Advisory lock: campaign requests are judged one at a time."""
 
@@ -102,9 +102,9 @@ class Campaign:
     started_at: datetime | None
     finished_at: datetime | None
     plan_of: Kind | None
-    follows: int | None
-    backs_up: bool
-    escrow: bool
+    follows: int | None = None
+    backs_up: bool = False
+    escrow: bool = False
 
     @property
     def is_finished(self) -> bool:
@@ -165,6 +165,7 @@ def request(connection: Connection, asked: Request) -> int:
     """
     if asked.kind in MOVING:
         refuse_overlap(connection, asked.prefix)
+        _refuse_retired(connection, asked)
     campaign_id = int(
         connection.execute(
             text(
@@ -196,6 +197,34 @@ def request(connection: Connection, asked: Request) -> int:
     return campaign_id
 
 
+def lock_requests(connection: Connection) -> None:
+    """Judge requests alone until the end of this transaction."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REQUESTS})
+
+
+def _refuse_retired(connection: Connection, asked: Request) -> None:
+    """Refuse to put wraps under a KEK version that is being taken out of use.
+
+    Judged under the lock of `refuse_overlap`, which whoever retires a version takes as well.
+    """
+    retiring = retirements.any_open(connection)
+    if asked.kind is Kind.UNDO and retiring:
+        # What an undo puts back may need just that version.
+        raise RequestRefusedError(
+            "key_version_retiring",
+            f"{retiring} is being retired, and an undo may put wraps back that need it; nothing "
+            "was changed",
+            f"rewrap retire {retiring} --status",
+        )
+    to_it = asked.kind in REWRAPPING and asked.target is not None
+    if to_it and asked.target and retirements.is_barred(connection, asked.target):
+        raise RequestRefusedError(
+            "key_version_retired",
+            f"{asked.target} is retired or being retired; nothing was changed",
+            f"rewrap retire {asked.target} --status",
+        )
+
+
 def refuse_overlap(connection: Connection, prefix: str) -> None:
     """Refuse to move blobs that an open campaign moves already.
 
@@ -204,7 +233,7 @@ def refuse_overlap(connection: Connection, prefix: str) -> None:
     Raises:
         RequestRefusedError: there is such a campaign.
     """
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REQUESTS})
+    lock_requests(connection)
     other = connection.execute(
         text(
             "SELECT id, kind, prefix FROM campaign"
@@ -323,57 +352,6 @@ def step(
         },
     )
     return changed.rowcount == 1
-
-
-def block(connection: Connection, campaign_id: int, reason_code: str, reason: str) -> None:
-    """Make a campaign wait for a KEK or service; it goes on by itself when that is mended."""
-    step(
-        connection,
-        campaign_id,
-        State.BLOCKED,
-        sources=sorted(RESUMABLE - {State.PLANNED}),
-        reason_code=reason_code,
-        reason=reason,
-    )
-    connection.execute(
-        text(
-            "UPDATE campaign SET reason_code = :reason_code, reason = :reason"
-            " WHERE id = :id AND state = 'blocked'"
-        ),
-        {"id": campaign_id, "reason_code": reason_code, "reason": reason},
-    )
-
-
-def probe_due(connection: Connection, campaign_id: int) -> bool:
-    """Whether a blocked campaign is to be tried now; each time the next is twice as far away."""
-    return bool(
-        connection.execute(
-            text(
-                "UPDATE campaign"
-                " SET probe_at = clock_timestamp() + make_interval(secs => probe_delay_s),"
-                " probe_delay_s = least(probe_delay_s * 2, :most)"
-                " WHERE id = :id AND state = 'blocked'"
-                " AND (probe_at IS NULL OR probe_at <= clock_timestamp())"
-            ),
-            {"id": campaign_id, "most": _MAX_PROBE_DELAY_S},
-        ).rowcount
-    )
-
-
-def unblock(connection: Connection, campaign_id: int) -> None:
-    """Go on, since a shard made progress; what failed while blocked is no shard's fault."""
-    unblocked = connection.execute(
-        text(
-            "UPDATE campaign SET state = resume_state, reason_code = NULL, reason = NULL,"
-            " probe_at = NULL, probe_delay_s = 1 WHERE id = :id AND state = 'blocked'"
-        ),
-        {"id": campaign_id},
-    )
-    if unblocked.rowcount:
-        connection.execute(
-            text("UPDATE shard SET attempt = 0 WHERE campaign_id = :id AND state = 'waiting'"),
-            {"id": campaign_id},
-        )
 
 
 def count_pass(connection: Connection, campaign_id: int) -> None:

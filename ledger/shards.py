@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from keywrap.rewrapping import Outcome, Result
-from ledger import campaigns, queues
+from ledger import blocking, campaigns, queues
 from ledger.campaigns import Campaign
 from ledger.queues import QUEUE
 from ledger.states import OPENING, WORKING, ShardKind
@@ -290,7 +290,7 @@ def record(
         },
     )
     if results:
-        campaigns.unblock(connection, lease.campaign.id)
+        blocking.unblock(connection, lease.campaign.id)
 
 
 def count(connection: Connection, lease: Lease, counts: Mapping[str, int]) -> None:
@@ -321,7 +321,7 @@ def finish(connection: Connection, lease: Lease, total: int | None = None) -> No
         " total = coalesce(CAST(:total AS int), total)",
         {"total": total},
     )
-    campaigns.unblock(connection, lease.campaign.id)
+    blocking.unblock(connection, lease.campaign.id)
 
 
 def hand_back(

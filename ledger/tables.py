@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -25,6 +26,7 @@ from sqlalchemy import (
 
 from keywrap.controlfile import Cutover
 from keywrap.rewrapping import Outcome
+from ledger.retirements import Step
 from ledger.states import FOLLOWING, REWRAPPING, Kind, ShardKind, ShardState, State
 
 metadata = MetaData(
@@ -211,6 +213,36 @@ kek_rotation = Table(
     # One at a time for a KEK, so that a rotation cut off is taken up and never minted twice.
     Index(
         "kek_rotation_open_idx", "key", unique=True, postgresql_where=text("finished_at IS NULL")
+    ),
+)
+
+# A KEK version taken out of use, step by step. None is ever deleted from here.
+retirement = Table(
+    "retirement",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("step", Text, CheckConstraint(_one_of("step", Step), name="step"), nullable=False),
+    Column("closes", ARRAY(Text), nullable=False),  # what the service closes with it
+    Column("reason_code", Text),
+    Column("reason", Text),
+    Column("requested_by", Text, nullable=False),
+    _now(),
+    Column(
+        "step_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    Column("finished_at", DateTime(timezone=True)),
+    # One at a time for a KEK version, so that one cut off is taken up again.
+    Index(
+        "retirement_open_idx",
+        "key",
+        "version",
+        unique=True,
+        postgresql_where=text("step NOT IN ('retired', 'refused')"),
     ),
 )
 

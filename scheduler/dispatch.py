@@ -7,7 +7,7 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 import logging
 from collections.abc import Callable, Sequence
 
-from ledger import campaigns, exhaustion, progress, queues, rotations, shards
+from ledger import blocking, campaigns, exhaustion, progress, queues, rotations, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
 from ledger.queues import QueueOf
@@ -108,7 +108,7 @@ class Dispatcher:
             window = min(window, 2 * max(1, done))  # the ramp: twice as many after each round
         if state is State.BLOCKED:
             # One shard of each queue tries: a queue may be without hosts. Progress unblocks it.
-            window = int(campaigns.probe_due(connection, now.id))
+            window = int(blocking.probe_due(connection, now.id))
             state = now.resume_state or state
         kinds = _OFFERS_IN.get(state, ())
         if window == 0 or not kinds:

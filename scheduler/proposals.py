@@ -101,7 +101,7 @@ class Proposal:
 
     def notes(self) -> list[str]:
         """Say what an operator should know before, a sentence each."""
-        return [*self._note_of_escrow(), *self._note_of_primary(), *self._note_of_direct()]
+        return [*self._note_of_primary(), *self._note_of_direct(), *self._note_of_escrow()]
 
     def _note_of_escrow(self) -> list[str]:
         if self.kind is not Kind.MIGRATE or self.escrow:

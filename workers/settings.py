@@ -109,6 +109,21 @@ class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: StoreConfig | None = None
 
 
+class Retire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long `rewrap retire` waits. No environment variable changes these.
+
+    Attributes:
+        drain_s: after a version is disabled, until whatever was on its way has come to rest:
+            longer than a lease, than any request, and than applications cache data keys.
+        soak_s: how long it stays disabled under watch before it counts as retired.
+        backup_days: how fresh the verified backup must be that replaces older ones.
+    """
+
+    drain_s: Annotated[float, Meta(ge=0, le=86_400)] = 900.0
+    soak_s: Annotated[float, Meta(ge=0, le=7_776_000)] = 86_400.0
+    backup_days: Annotated[int, Meta(ge=1, le=365)] = 7
+
+
 DEFAULT_GATES = Gates()
 
 
@@ -135,6 +150,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     flower: Flower = Flower()
     gates: Gates = DEFAULT_GATES
     backup: Backup = Backup()
+    retire: Retire = Retire()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -171,6 +187,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         flower=_section("flower", Flower, table, environ),
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
+        retire=_section("retire", Retire, table, {}),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

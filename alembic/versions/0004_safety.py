@@ -88,6 +88,40 @@ def upgrade():
         ),
         sa.PrimaryKeyConstraint("campaign_id", name=op.f("backup_pkey")),
     )
+    op.create_table(
+        "retirement",
+        sa.Column("id", sa.Integer(), sa.Identity(always=True), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("step", sa.Text(), nullable=False),
+        sa.Column("closes", sa.ARRAY(sa.Text()), nullable=False),
+        sa.Column("reason_code", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("requested_by", sa.Text(), nullable=False),
+        *(
+            sa.Column(
+                name,
+                sa.DateTime(timezone=True),
+                server_default=sa.text("clock_timestamp()"),
+                nullable=False,
+            )
+            for name in ("created_at", "step_at")
+        ),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint(
+            "step IN ('closed', 'stopped', 'scanned', 'disabled', 'rescanned', 'retired',"
+            " 'refused')",
+            name=op.f("retirement_step_check"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("retirement_pkey")),
+    )
+    op.create_index(
+        "retirement_open_idx",
+        "retirement",
+        ["key", "version"],
+        unique=True,
+        postgresql_where=sa.text("step NOT IN ('retired', 'refused')"),
+    )
 
 
 def downgrade():
@@ -106,6 +140,7 @@ def downgrade():
         END $$
         """
     )
+    op.drop_table("retirement")
     op.drop_table("backup")
     op.drop_table("backup_part")
     op.drop_constraint(op.f("campaign_follows_check"), "campaign", type_="check")

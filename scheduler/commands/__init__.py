@@ -11,6 +11,7 @@ from scheduler.commands.inventory import inventory
 from scheduler.commands.keys import control_key, create_kek
 from scheduler.commands.planning import plan
 from scheduler.commands.reading import blobs, status
+from scheduler.commands.retire import retire
 from scheduler.commands.rotation import rotate_kek
 from scheduler.commands.services import flower, scheduler, up, worker
 from scheduler.commands.setup import init
@@ -42,6 +43,7 @@ _DO = (
     undo,
     backup,
     cutover,
+    retire,
     pause,
     resume,
     cancel,
