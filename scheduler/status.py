@@ -9,7 +9,7 @@ from ledger import campaigns, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
-from ledger.states import MOVING, RESUMABLE, Kind, State
+from ledger.states import RESUMABLE, REWRAPPING, Kind, State
 from scheduler.waits import Wait, why
 
 MOVING_STATES = RESUMABLE - {State.PLANNED}
@@ -24,6 +24,7 @@ class Status:
     wait: Wait
     failures: dict[tuple[str, str], int]
     keeps_previous: bool
+    is_unwound: bool = False
 
     @property
     def eta_s(self) -> float | None:
@@ -39,7 +40,8 @@ class Status:
 
     @property
     def _leaves_previous(self) -> bool:
-        return self.keeps_previous and self.campaign.kind in MOVING
+        rewraps = self.campaign.kind in REWRAPPING
+        return self.keeps_previous and rewraps and not self.is_unwound
 
     def document(self) -> dict[str, Any]:
         """Return the document of the command-line contract (DESIGN section 10).
@@ -92,7 +94,9 @@ def read(ledger: Ledger, campaign_id: int, *, keeps_previous: bool) -> Status | 
             return None
         done = progress.read(connection, campaign_id, campaign.kind)
         failed = progress.failures(connection, campaign_id) if done.exceptions else {}
-        return Status(campaign, done, why(connection, campaign, done), failed, keeps_previous)
+        wait = why(connection, campaign, done)
+        is_unwound = campaigns.is_unwound(connection, campaign_id)
+        return Status(campaign, done, wait, failed, keeps_previous, is_unwound)
 
 
 def _iso(at: datetime | None) -> str | None:
