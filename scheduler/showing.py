@@ -65,6 +65,8 @@ def _panel(status: Status) -> Table:
         table.add_row("proof", Text(f"{done.verified:,} sampled blobs opened, content and all"))
     for (outcome, code), blobs in status.failures.items():
         table.add_row(outcome, Text(f"{blobs:,} of {code}"))
+    if campaign.kind is Kind.REENCRYPT:
+        table.add_row("note", "old contents stay in the store: the old data keys open them there")
     if status.wait.next_command:
         table.add_row("next", Text(status.wait.next_command))
     return table
