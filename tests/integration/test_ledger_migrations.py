@@ -107,6 +107,16 @@ def test_a_downgrade_drops_plans_and_keeps_all_else(old: Desk) -> None:
         )
 
 
+def test_a_downgrade_drops_re_encryptions_and_no_other_campaign(old: Desk) -> None:
+    schema.upgrade(old.ledger)
+    campaign = old.campaign(Kind.REENCRYPT, target=TARGET)
+    old.shard(campaign, blob_ids=["a", "b"])
+    assert len({old.get(n).nonce for n in range(1, campaign + 1)}) == campaign
+    _go(old.ledger, "0001")
+    assert old.rows("SELECT count(*) FROM campaign") == [(4,)]
+    assert old.rows("SELECT to_regclass(:t)", t=f"inventory_{campaign}") == [(None,)]
+
+
 def test_a_ledger_goes_down_and_up_again(old: Desk) -> None:
     schema.upgrade(old.ledger)
     _go(old.ledger, "0001")

@@ -286,3 +286,21 @@ def test_a_large_blob_streams_in_memory_that_does_not_grow_with_it(
     assert by_id(report)["big"].outcome is Outcome.REWRAPPED
     assert peak < 2 * BIG
     assert app.get("big") == text * 3
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_any_step_on_real_files_every_blob_opens(
+    tmp_path: Path, world: World, step: str
+) -> None:
+    reader = SidecarReader(FileStore(tmp_path), world.layout, world.reader.legacy_default)
+    app = EncryptedBlobs(reader, world.keys)
+    texts = {f"t/{n}": bytes([n]) * 100_000 for n in range(4)}
+    for blob_id, text in texts.items():
+        app.put(blob_id, text)
+    means = reader, world.keys, "gcm-v1", world.pool
+    with pytest.raises(SimulatedCrash):
+        Reencrypter(*means, at(step, crash)).rewrap(texts, goal(world))
+    assert {blob_id: app.get(blob_id) for blob_id in texts} == texts
+    report = Reencrypter(*means).rewrap(texts, goal(world))
+    assert {r.outcome for r in report.results} == {Outcome.REWRAPPED}
+    assert {blob_id: app.get(blob_id) for blob_id in texts} == texts
