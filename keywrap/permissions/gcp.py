@@ -26,10 +26,16 @@ KMS: tuple[Permission, ...] = (
 )
 """The methods of google-cloud-kms's KeyManagementServiceClient."""
 
+_PUT = ("storage.objects.create", "storage.objects.delete")
+"""To replace an object needs the right to delete it: Google has no smaller one."""
+
 STORAGE: Mapping[StorePower, tuple[str, ...]] = {
     StorePower.READ: ("storage.objects.get", "storage.objects.list"),
-    # To replace an object needs the right to delete it: Google has no smaller one.
-    StorePower.WRITE: ("storage.objects.create", "storage.objects.delete"),
-    StorePower.PUBLISH: ("storage.objects.create", "storage.objects.delete"),
+    StorePower.WRITE: (
+        *_PUT,
+        "storage.multipartUploads.abort",
+        "storage.multipartUploads.create",
+    ),
+    StorePower.PUBLISH: _PUT,
 }
-"""On the objects of the bucket."""
+"""On the bucket and its objects."""

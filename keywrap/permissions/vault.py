@@ -1,7 +1,7 @@
 """What calls of the Transit engine of OpenBao and Vault need.
 
-The paths: https://openbao.org/api-docs/secret/transit/. Capabilities, `allowed_parameters` and
-`required_parameters`: https://openbao.org/docs/concepts/policies/. All tried on OpenBao 2.7.2
+The paths: https://openbao.org/api-docs/secret/transit/. Capabilities and
+`allowed_parameters`: https://openbao.org/docs/concepts/policies/. All tried on OpenBao 2.7.2
 (tests/integration/test_policy_vault.py).
 """
 
@@ -29,7 +29,6 @@ PARAMETERS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "POST keys/{key}": {"derived": (True, "true"), "type": ("aes256-gcm96",)},
     "POST keys/{key}/config": {"min_decryption_version": (), "min_encryption_version": ()},
 }
-"""What a request may say, where not everything is allowed; () is any value."""
-
-REQUIRED: Mapping[str, tuple[str, ...]] = {"POST keys/{key}": ("derived",)}
-"""What it must say: a key that is not derived binds no wrap to its blob."""
+"""What a request may say, where not everything is allowed; () is any value. What it *must* say
+cannot be asked for: `required_parameters` would refuse the read of the same path too. So a key can
+be made that is not derived; the provider uses no such key."""
