@@ -10,6 +10,7 @@ from scheduler.commands.dpapi import dpapi_ring
 from scheduler.commands.inventory import inventory
 from scheduler.commands.keys import control_key, create_kek
 from scheduler.commands.planning import plan
+from scheduler.commands.policy import policy
 from scheduler.commands.reading import blobs, status
 from scheduler.commands.retire import retire
 from scheduler.commands.rotation import rotate_kek
@@ -33,23 +34,9 @@ def rewrap(context: click.Context, config: str | None) -> None:
 
 
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
-_DO = (
-    inventory,
-    plan,
-    start,
-    verify,
-    rotate_kek,
-    seal,
-    undo,
-    backup,
-    cutover,
-    retire,
-    pause,
-    resume,
-    cancel,
-    retry,
-)
-_READ = (status, blobs)
+_DO = (inventory, plan, start, verify, rotate_kek, seal, undo, backup, cutover, retire)
+_ASK = (pause, resume, cancel, retry)
+_READ = (status, blobs, policy)
 
-for command in (*_RUN, *_DO, *_READ):
+for command in (*_RUN, *_DO, *_ASK, *_READ):
     rewrap.add_command(command)
