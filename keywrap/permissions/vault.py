@@ -20,7 +20,7 @@ TRANSIT: tuple[Permission, ...] = (
     Permission("GET keys/{key}", "read", frozenset({_W, _TO, _L, _R, _S})),
     Permission("POST keys/{key}/rotate", "update", frozenset({_R})),
     Permission("POST keys/{key}", "update", frozenset({_R}), ours=False),  # makes the key itself
-    Permission("POST keys/{key}/config", "update", frozenset({_S}), ours=False),
+    Permission("POST keys/{key}/config", "update", frozenset({_S})),
 )
 """Method and path behind the mount, and the capability on that path. No path here deletes a key:
 that wants `delete`, and before it `deletion_allowed`, which nobody may set."""
