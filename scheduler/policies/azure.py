@@ -88,7 +88,7 @@ def _group(subject: Subject) -> str:
 
 
 def _role(subject: Subject, hsm: str, name: str, actions: tuple[str, ...]) -> dict[str, Any]:
-    description = "Made by rewrap policy azure; assigned at single keys only."
+    description = "Made by rewrap policy azure; assigned at what is listed only."
     if hsm:
         return {
             "roleName": name,

@@ -60,7 +60,7 @@ def _store(subject: Subject) -> Iterator[tuple[str, tuple[str, ...]]]:
 def _role(name: str, permissions: tuple[str, ...]) -> dict[str, Any]:
     return {
         "title": name.replace("_", " "),
-        "description": "Made by rewrap policy gcp; bound to single keys only.",
+        "description": "Made by rewrap policy gcp; bound to what is listed only.",
         "stage": "GA",
         "includedPermissions": list(permissions),
     }

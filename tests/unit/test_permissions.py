@@ -170,3 +170,17 @@ def test_no_permission_deletes_a_key_or_changes_who_may(table: tuple[Permission,
 def test_every_role_is_told_what_it_may_do() -> None:
     assert set(ON_EVERY_KEY) == set(STORE_POWERS) == set(Role)
     assert set(ON_TARGETS) < set(Role)
+
+
+def test_nothing_is_deleted_from_a_store_so_no_role_may() -> None:
+    """Who adds such a call gives it a `StorePower` and a permission for each kind of store."""
+    root = PROVIDERS.parent.parent
+    callers = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for room in ("keywrap", "tasks", "workers", "scheduler")
+        for path in (root / room).rglob("*.py")
+        if "testing" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("store.delete")
+    ]
+    assert callers == []

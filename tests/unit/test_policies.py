@@ -118,6 +118,7 @@ def test_a_policy_of_aws_allows_what_each_role_asks_kms_and_nothing_of_the_other
         "wrap": lambda: world.provider(world.new).wrap(DATA_KEY, CONTEXT),
         "make": lambda: world.provider(world.new).generate_data_key(CONTEXT),
         "move": lambda: world.provider(world.new).rewrap_many([(old_wrapped, CONTEXT)]),
+        "try dry": lambda: world.provider(world.new).preflight(),
         "look": lambda: world.provider(world.old).current_version(),
         "rotate": lambda: world.provider(world.old).create_version(),
     }
@@ -129,7 +130,7 @@ def test_a_policy_of_aws_allows_what_each_role_asks_kms_and_nothing_of_the_other
     may = {
         Role.READER: opens,
         Role.WRITER: opens | {"wrap", "make"},
-        Role.WORKER: opens | {"wrap", "make", "move"},
+        Role.WORKER: opens | {"wrap", "make", "move", "try dry"},
         Role.VERIFIER: opens,
         Role.OPERATOR: {"look", "rotate"},
         Role.RETIRER: {"look"},
