@@ -1,10 +1,17 @@
 """The broker: whether it answers, and whether it is one to be trusted with a deployment."""
 
+import re
+from collections.abc import Mapping
+
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
-_OLDEST = (7, 2)
-"""Older ones get no fixes any more (CVE-2025-49844 and others)."""
+_MENDED = {
+    "redis_version": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
+    "valkey_version": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
+}
+"""The first release of each series without CVE-2025-49844 (code execution by whoever may send a
+script); later series have none."""
 
 _CONNECT_S = 3
 _OPTIONS = {"socket_connect_timeout": _CONNECT_S}
@@ -35,7 +42,18 @@ def greet(url: str) -> str | None:
         raise BrokerUnavailableError("its URL cannot be read") from None
     except (OperationalError, OSError) as error:
         raise BrokerUnavailableError(str(error)) from error
-    version = str(server.get("valkey_version") or server.get("redis_version", "0"))
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+    kind = next((kind for kind in reversed(_MENDED) if kind in server), "")
+    version = str(server.get(kind, "0"))
+    if _is_old(version, _MENDED.get(kind, {})):
         return f"the broker is version {version}: for trials only; deploy a current Redis or Valkey"
     return None
+
+
+def _is_old(version: str, mended: Mapping[tuple[int, int], int]) -> bool:
+    """Whether a release is older than the first of its series that is mended."""
+    numbers = [int(part) for part in re.findall(r"\d+", version)[:3]]
+    major, minor, patch = (*numbers, 0, 0, 0)[:3]
+    series = major, minor
+    if series in mended:
+        return patch < mended[series]
+    return series < max(mended, default=(0, 1))

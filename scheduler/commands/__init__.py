@@ -9,6 +9,7 @@ from scheduler.commands.dpapi import dpapi_ring
 from scheduler.commands.inventory import inventory
 from scheduler.commands.keys import control_key, create_kek
 from scheduler.commands.planning import plan
+from scheduler.commands.preflight import preflight
 from scheduler.commands.reading import blobs, status
 from scheduler.commands.rotation import rotate_kek
 from scheduler.commands.services import flower, scheduler, up, worker
@@ -31,7 +32,7 @@ def rewrap(context: click.Context, config: str | None) -> None:
 
 _RUN = (init, create_kek, dpapi_ring, control_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, cutover, pause, resume, cancel, retry)
-_READ = (status, blobs)
+_READ = (status, blobs, preflight)
 
 for command in (*_RUN, *_DO, *_READ):
     rewrap.add_command(command)

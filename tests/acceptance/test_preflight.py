@@ -1,0 +1,407 @@
+"""The checklist as an operator types it: a sound installation, and each line made to fail once."""
+
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import hvac
+import pytest
+
+from embedded import Postgres
+from keywrap.config import open_store
+from keywrap.control import Control, open_control_file
+from keywrap.controlfile import FIRST
+from keywrap.keys import KeyVersion
+from keywrap.signing import SigningKey
+from tests.nodes import Node
+from tests.sites import Ran, Site
+from workers.settings import load
+
+PASSWORD = "never-to-be-shown"
+NOWHERE = "127.0.0.1:1"
+GUID = "0f2fc0ba-6d55-4a1e-93f3-4b7f5a6e0c11"
+KEYS_OF_A_LINE = {"name", "status", "sentence", "reason_code", "next_command", "seconds"}
+HOST_A = f"""
+[keys.dpapi.hostA]
+mode = "ring"
+ring = "/nowhere/hostA.ring.json"
+master_keys = ["{GUID}"]
+queue = "dpapi-hostA"
+"""
+
+
+@pytest.fixture(scope="module")
+def node(new_site: Callable[..., Site]) -> Iterator[Node]:
+    site = new_site("preflight")
+    site.make(30)
+    site.control(max_age_s=1)
+    client = hvac.Client(url=site.bao.address, token=site.bao.token, timeout=5)
+    client.secrets.transit.create_key("preflight-plain")
+    client.adapter.close()
+    node = Node(site, workers=1)
+    node.start()
+    yield node
+    node.close()
+
+
+@pytest.fixture(scope="module")
+def sound(node: Node) -> Ran:
+    """What a sound installation is answered."""
+    for words in (("inventory",), ("cutover", "off")):
+        ran = node.site.rewrap(*words)
+        assert ran.code == 0, ran
+    before = everything_in(node.site.store)
+    ran = node.site.rewrap("preflight", "--json")
+    assert everything_in(node.site.store) == before
+    return ran
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    """Return every file but the locks of a folder, which are empty and stay."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "locks"]
+    return {str(path): path.read_bytes() for path in files}
+
+
+def lines_of(ran: Ran) -> dict[str, dict[str, Any]]:
+    lines = ran.document["checks"]
+    assert ran.document.keys() == {"passed", "checks"}
+    assert all(line.keys() == KEYS_OF_A_LINE for line in lines)
+    return {line["name"]: line for line in lines}
+
+
+def test_a_sound_installation_passes_and_nothing_in_its_store_is_changed(
+    node: Node, sound: Ran
+) -> None:
+    assert sound.code == 0, sound
+    assert sound.err == ""
+    assert sound.document["passed"] is True
+    kek = f"hcvault://transit/{node.site.kek}"
+    assert {name: line["status"] for name, line in lines_of(sound).items()} == {
+        "configuration": "pass",
+        "secrets": "pass",
+        "ledger": "pass",
+        "clock": "pass",
+        "broker": "warn",  # the embedded one is old
+        "scheduler": "pass",
+        "workers of queue rewrap": "pass",
+        "disk": "pass",
+        "store": "pass",
+        "conditional writes": "pass",
+        "control file": "pass",
+        "readers' version": "skip",  # none was published
+        "primary": "pass",
+        f"key {kek}": "pass",
+        f"binding of {kek}": "pass",
+        "legacy key env:BLOB_KEY": "pass",
+        "legacy key env:BLOB_WRAP_KEY": "pass",
+        "staging sample": "pass",
+    }
+    assert lines_of(sound)["staging sample"]["sentence"].startswith("20 of 20 blobs open")
+
+
+def test_a_person_reads_a_line_for_each_check_and_what_mends_it(node: Node, sound: Ran) -> None:
+    ran = node.site.rewrap("preflight", "--sample", "5", BAO_TOKEN=PASSWORD)
+    assert ran.code == 1, ran
+    names = lines_of(sound).keys()
+    lines = ran.out.splitlines()
+    for name in names:
+        assert any(line[2:].startswith(f"{name}: ") for line in lines), name
+    again = lines.index("", len(names))
+    failure = next(line for line in lines[again:] if line.startswith("✗ key hcvault"))
+    assert "[" not in failure
+    assert lines[lines.index(failure, again) + 1].startswith("  next: ")
+    assert lines[-1].endswith("2 not checked")
+    assert PASSWORD not in ran.out + ran.err
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something that is wrong, and the line that says so.
+
+    Attributes:
+        name: the line that fails.
+        reason_code: its reason.
+        mend: words of its next step.
+        code: the exit code.
+        status: what the line is.
+        edit: what is done to the configuration's text.
+        environment: variables to set, or to unset where None.
+        absent: lines that are skipped because of it.
+    """
+
+    name: str
+    reason_code: str
+    mend: str
+    code: int = 1
+    status: str = "fail"
+    edit: Callable[[str], str] = field(default=lambda text: text)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+
+
+def replaced(old: str, new: str) -> Callable[[str], str]:
+    def edit(text: str) -> str:
+        assert old in text
+        return text.replace(old, new)
+
+    return edit
+
+
+def without_control(text: str) -> str:
+    return text.partition("# created")[0]
+
+
+def other_signer(text: str) -> str:
+    return re.sub(r"public_key = .*", f'public_key = "{"A" * 43}="', text)
+
+
+def key_service_nowhere(text: str) -> str:
+    return re.sub(r"address = .*", f'address = "http://{NOWHERE}"', text)
+
+
+KEY = "key hcvault://transit/{kek}"
+
+CASES = {
+    "it is not TOML": Case(
+        "configuration", "configuration", "mend", code=2, edit=lambda text: f"{text}\n[store\n"
+    ),
+    "a table contradicts another": Case(
+        "configuration",
+        "configuration",
+        "mend",
+        code=2,
+        edit=replaced('primary = "hcvault://transit/', 'primary = "hcvault://other/'),
+    ),
+    "a secret is not set": Case(
+        "secrets",
+        "secret_missing",
+        "set BLOB_WRAP_KEY in the environment",
+        environment={"BLOB_WRAP_KEY": None},
+        absent=("legacy key env:BLOB_WRAP_KEY", "staging sample"),
+    ),
+    "the key that signs is not there": Case(
+        "secrets",
+        "secret_missing",
+        "put it there",
+        edit=replaced("control.key", "no-such.key"),
+    ),
+    "the key that signs is another's": Case(
+        "secrets", "secret_missing", 'public_key = "', edit=other_signer
+    ),
+    "the ledger does not answer": Case(
+        "ledger",
+        "ledger_unavailable",
+        "REWRAP_LEDGER_URL",
+        code=3,
+        environment={"REWRAP_LEDGER_URL": f"postgresql://rewrap:{PASSWORD}@{NOWHERE}/rewrap"},
+        absent=("clock", "scheduler", "legacy key env:BLOB_KEY"),
+    ),
+    "the ledger's URL is none": Case(
+        "ledger",
+        "unforeseen",
+        "REWRAP_LEDGER_URL",
+        environment={"REWRAP_LEDGER_URL": f"postgresql//{PASSWORD}"},
+    ),
+    "the database is empty": Case(
+        "ledger",
+        "ledger_not_migrated",
+        "rewrap scheduler",
+        code=3,
+        environment={"REWRAP_LEDGER_URL": "EMPTY"},
+    ),
+    "the broker does not answer": Case(
+        "broker",
+        "broker_unavailable",
+        "REWRAP_BROKER_URL",
+        code=3,
+        environment={"REWRAP_BROKER_URL": f"redis://:{PASSWORD}@{NOWHERE}/0"},
+        absent=("workers of queue rewrap",),
+    ),
+    "the broker is none that is known": Case(
+        "broker",
+        "broker_unavailable",
+        "REWRAP_BROKER_URL",
+        code=3,
+        environment={"REWRAP_BROKER_URL": f"carrier-pigeon://{PASSWORD}"},
+    ),
+    "nobody serves a queue": Case(
+        "workers of queue dpapi-hostA",
+        "no_worker",
+        "rewrap worker --queues dpapi-hostA",
+        code=3,
+        edit=lambda text: text + HOST_A,
+    ),
+    "a key is on other hosts": Case(
+        f"legacy key dpapi:{GUID}",
+        "key_elsewhere",
+        "REWRAP_WORKERS_QUEUES=rewrap,dpapi-hostA",
+        code=3,  # for want of a worker there
+        status="skip",
+        edit=lambda text: text + HOST_A,
+    ),
+    "the store is not there": Case(
+        "store",
+        "store_unavailable",
+        "[store] url",
+        code=3,
+        edit=replaced("/blobs", "/blubs"),
+        absent=("conditional writes", "control file", "staging sample"),
+    ),
+    "the control file is signed by another": Case(
+        "control file",
+        "control_forged",
+        "remove .rewrap/control.json",
+        edit=other_signer,
+    ),
+    "there is no control file": Case(
+        "control file",
+        "control_not_configured",
+        "rewrap control-key",
+        code=0,
+        status="skip",
+        edit=without_control,
+    ),
+    "no key is primary": Case(
+        "primary",
+        "no_primary",
+        'primary = "hcvault://transit/',
+        code=0,
+        status="warn",
+        edit=lambda text: text.replace("primary = ", "# primary = "),
+    ),
+    "the token may do nothing": Case(
+        KEY,
+        "permission_denied",
+        "check the key's table",
+        environment={"BAO_TOKEN": PASSWORD},
+        absent=("binding of hcvault://transit/{kek}",),
+    ),
+    "the key is not derived": Case(
+        "key hcvault://transit/preflight-plain",
+        "key_not_derived",
+        "check the key's table",
+        edit=lambda text: text.replace("preflight-kek", "preflight-plain"),
+    ),
+    "the key service does not answer": Case(
+        KEY,
+        "kms_unavailable",
+        "check the key's table",
+        code=3,
+        edit=key_service_nowhere,
+    ),
+    "a legacy key is another": Case(
+        "legacy key env:BLOB_KEY",
+        "blobs_do_not_open",
+        "rewrap verify",
+        environment={"BLOB_KEY": "00" * 32},
+    ),
+    "real blobs do not open": Case(
+        "staging sample",
+        "blobs_do_not_open",
+        "rewrap verify",
+        environment={"BLOB_KEY": "00" * 32},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def ask(node: Node, sound: Ran, postgres: Postgres) -> Callable[[Case], Ran]:
+    """Ask about what is wrong in one case."""
+    assert sound.code == 0
+    site = node.site
+
+    def asked(case: Case) -> Ran:
+        folder = site.directory / uuid.uuid4().hex
+        folder.mkdir()
+        config = folder / "rewrap.toml"
+        # The services are found below the state directory, which a configuration names.
+        text = f'state_dir = "{site.state}"\n{site.config.read_text()}'
+        config.write_text(case.edit(text))
+        empty = postgres.url_of(f"empty_{uuid.uuid4().hex[:8]}")
+        changes = {name: empty if v == "EMPTY" else v for name, v in case.environment.items()}
+        kept = dict(site.environment)
+        try:
+            for name in [name for name, value in changes.items() if value is None]:
+                del site.environment[name]
+            given = {name: value for name, value in changes.items() if value is not None}
+            return site.rewrap("preflight", "--json", REWRAP_CONFIG=str(config), **given)
+        finally:
+            site.environment = kept
+            shutil.rmtree(folder)
+
+    return asked
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_wrong_is_said_in_one_line_with_what_mends_it(
+    ask: Callable[[Case], Ran], node: Node, name: str
+) -> None:
+    case = CASES[name]
+    kek = node.site.kek
+    ran = ask(case)
+    lines = lines_of(ran)
+    line = lines[case.name.format(kek=kek)]
+    assert (line["status"], line["reason_code"]) == (case.status, case.reason_code), line
+    assert case.mend in line["next_command"], line
+    assert ran.code == case.code, ran
+    assert ran.document["passed"] is (case.code == 0)
+    for absent in case.absent:
+        skipped = lines[absent.format(kek=kek)]
+        assert (skipped["status"], skipped["reason_code"]) == ("skip", "needs_another"), skipped
+    assert ran.err == ""
+    assert PASSWORD not in ran.out
+
+
+def test_a_ledger_that_no_scheduler_and_no_inventory_touched_says_both(
+    ask: Callable[[Case], Ran], ledger_url: str
+) -> None:
+    ran = ask(Case("", "", "", environment={"REWRAP_LEDGER_URL": ledger_url}))
+    lines = lines_of(ran)
+    assert ran.code == 3
+    assert lines["scheduler"]["reason_code"] == "no_scheduler"
+    assert lines["scheduler"]["next_command"] == "rewrap scheduler"
+    legacy = lines["legacy key env:BLOB_KEY"]
+    assert (legacy["status"], legacy["reason_code"]) == ("warn", "no_inventory")
+    assert legacy["next_command"] == "rewrap inventory"
+    assert lines["staging sample"]["sentence"].startswith("20 of 20"), "the store was listed"
+
+
+def publish(site: Site, edit: Callable[[Control], Control]) -> None:
+    settings = load(str(site.config), site.environment).keywrap
+    file = open_control_file(settings, open_store(settings))
+    key = SigningKey.load(site.directory / "control.key")
+    file.publish(key, edit, by="tests", known=FIRST)
+
+
+def test_a_published_version_that_opens_nothing_is_told_before_readers_meet_it(
+    node: Node, sound: Ran
+) -> None:
+    site = node.site
+    kek = f"hcvault://transit/{site.kek}"
+    assert sound.code == 0
+    publish(site, lambda base: replace(base, primary=KeyVersion(kek, "1")))
+    assert lines_of(site.rewrap("preflight", "--json"))["readers' version"]["status"] == "pass"
+    publish(site, lambda base: replace(base, primary=KeyVersion(kek, "7")))
+    ran = site.rewrap("preflight", "--json")
+    line = lines_of(ran)["readers' version"]
+    assert ran.code == 3
+    assert (line["status"], line["reason_code"]) == ("fail", "version_not_in_use")
+
+
+def test_a_control_file_that_was_put_back_is_told(node: Node, sound: Ran) -> None:
+    site = node.site
+    assert sound.code == 0
+    file = site.store / ".rewrap" / "control.json"
+    old = file.read_bytes()
+    assert site.rewrap("cutover", "warn").code == 0
+    new = file.read_bytes()
+    file.write_bytes(old)
+    ran = site.rewrap("preflight", "--json")
+    file.write_bytes(new)
+    line = lines_of(ran)["control file"]
+    assert (line["status"], line["reason_code"]) == ("fail", "control_rolled_back")
+    assert line["next_command"].startswith("rewrap cutover ")
