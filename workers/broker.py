@@ -42,18 +42,20 @@ def greet(url: str) -> str | None:
         raise BrokerUnavailableError("its URL cannot be read") from None
     except (OperationalError, OSError) as error:
         raise BrokerUnavailableError(str(error)) from error
-    kind = next((kind for kind in reversed(_MENDED) if kind in server), "")
-    version = str(server.get(kind, "0"))
-    if _is_old(version, _MENDED.get(kind, {})):
+    if is_old(server):
+        version = server.get("valkey_version") or server.get("redis_version", "of unknown number")
         return f"the broker is version {version}: for trials only; deploy a current Redis or Valkey"
     return None
 
 
-def _is_old(version: str, mended: Mapping[tuple[int, int], int]) -> bool:
-    """Whether a release is older than the first of its series that is mended."""
-    numbers = [int(part) for part in re.findall(r"\d+", version)[:3]]
-    major, minor, patch = (*numbers, 0, 0, 0)[:3]
-    series = major, minor
-    if series in mended:
-        return patch < mended[series]
-    return series < max(mended, default=(0, 1))
+def is_old(server: Mapping[str, object]) -> bool:
+    """Whether a release is older than the first of its series that is mended.
+
+    Args:
+        server: what the broker answers to `INFO server`.
+    """
+    kind = "valkey_version" if "valkey_version" in server else "redis_version"
+    numbers = [int(part) for part in re.findall(r"\d+", str(server.get(kind, "")))]
+    major, minor, patch = [*numbers, 0, 0, 0][:3]
+    series, mended = (major, minor), _MENDED[kind]
+    return patch < mended[series] if series in mended else series < max(mended)

@@ -65,9 +65,7 @@ def _signing_key(ground: Ground) -> Iterator[ConfigError]:
     try:
         key = SigningKey.load(Path(table.private_key_file))
     except SigningKeyError as error:
-        step = (
-            error.next_command or "put it there, or take that line out where nothing is published"
-        )
+        step = error.next_command or "put it there, or take the line out"
         yield ConfigError("[control] private_key_file", str(error), next_command=step)
         return
     if key.public != PublicKey.parse(table.public_key):
