@@ -38,7 +38,7 @@ _NAMED = 3
 
 def checks(ground: Ground) -> Iterator[Check]:
     """Yield the checks of the installation."""
-    yield Check("secrets", lambda: _secrets(ground), "set it, then run it again")
+    yield from secrets(ground)
     yield Check("ledger", lambda: _ledger(ground), _LEDGER)
     yield Check("clock", lambda: clock(ground.ledger.get()), _LEDGER)
     yield Check("broker", lambda: _broker(ground), _BROKER)
@@ -46,6 +46,11 @@ def checks(ground: Ground) -> Iterator[Check]:
     for queue in needed_queues(ground):
         yield Check(f"workers of queue {queue}", partial(_queue, ground, queue), _BROKER)
     yield Check("disk", FreeSpace(Path(ground.settings.state_dir)), "check state_dir")
+
+
+def secrets(ground: Ground) -> Iterator[Check]:
+    """Yield the check of everything that the configuration names and does not hold."""
+    yield Check("secrets", lambda: _secrets(ground), "set it, then run it again")
 
 
 def _secrets(ground: Ground) -> Finding:

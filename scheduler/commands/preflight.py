@@ -1,7 +1,7 @@
 """`rewrap preflight`: the checklist before a deployment."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
@@ -37,21 +37,39 @@ def preflight(desk: Desk, sample: int, *, as_json: bool) -> int:
 
     Example: rewrap preflight --sample 50
     """
-    say: Callable[[Line], None] = (lambda _line: None) if as_json else _say
-    lines: list[Line] = []
-    for line in _lines(desk, sample):
-        say(line)
-        lines.append(line)
+    lines = checked(desk, all_checks, sample=sample, as_json=as_json)
     code = _code(lines)
     if as_json:
-        documents = [line.document() for line in lines]
-        showing.document({"passed": code == DONE, "checks": documents})
+        document(lines)
     else:
-        _conclude(lines)
+        conclude(lines)
     return code
 
 
-def _lines(desk: Desk, sample: int) -> Iterator[Line]:
+def checked(
+    desk: Desk,
+    room: Callable[[Ground], Iterable[Check]],
+    *,
+    sample: int = SAMPLE,
+    as_json: bool = False,
+) -> list[Line]:
+    """Check that the configuration can be read and, if so, what a room checks.
+
+    Args:
+        desk: the configuration.
+        room: yields the checks.
+        sample: how many blobs to open.
+        as_json: say nothing meanwhile.
+    """
+    lines: list[Line] = []
+    for line in _lines(desk, room, sample):
+        if not as_json:
+            _say(line)
+        lines.append(line)
+    return lines
+
+
+def _lines(desk: Desk, room: Callable[[Ground], Iterable[Check]], sample: int) -> Iterator[Line]:
     found: list[Ground] = []
 
     def configuration() -> Finding:
@@ -60,16 +78,27 @@ def _lines(desk: Desk, sample: int) -> Iterator[Line]:
 
     yield from make([Check(_CONFIGURATION, configuration, "mend it, then run it again")])
     for ground in found:
-        yield from make(all_checks(ground))
+        yield from make(room(ground))
+
+
+def failures(lines: Iterable[Line]) -> list[Line]:
+    """Return the lines that failed."""
+    return [line for line in lines if line.finding.status is Status.FAIL]
+
+
+def document(lines: Sequence[Line]) -> None:
+    """Print the checklist as one JSON document."""
+    checks = [line.document() for line in lines]
+    showing.document({"passed": not failures(lines), "checks": checks})
 
 
 def _code(lines: Sequence[Line]) -> int:
-    failures = [line for line in lines if line.finding.status is Status.FAIL]
-    if any(line.name == _CONFIGURATION for line in failures):
+    failed = failures(lines)
+    if any(line.name == _CONFIGURATION for line in failed):
         return USAGE
-    if any(line.finding.is_unreachable for line in failures):
+    if any(line.finding.is_unreachable for line in failed):
         return UNREACHABLE
-    return EXCEPTIONS if failures else DONE
+    return EXCEPTIONS if failed else DONE
 
 
 def _say(line: Line) -> None:
@@ -77,7 +106,7 @@ def _say(line: Line) -> None:
     click.echo(f"{mark} {line.name}: {showing.plain(line.finding.sentence)}")
 
 
-def _conclude(lines: Sequence[Line]) -> None:
+def conclude(lines: Sequence[Line]) -> None:
     """Say once more what is to be mended, and how."""
     counts = Counter(line.finding.status for line in lines)
     for status in (Status.WARN, Status.FAIL):

@@ -202,8 +202,9 @@ CASES = {
     ),
     "the ledger's URL is none": Case(
         "ledger",
-        "unforeseen",
+        "ledger_unavailable",
         "REWRAP_LEDGER_URL",
+        code=3,
         environment={"REWRAP_LEDGER_URL": f"postgresql//{PASSWORD}"},
     ),
     "the database is empty": Case(

@@ -7,7 +7,7 @@ import pytest
 
 from keywrap.keys import KeyVersion
 from ledger import findings, samples
-from ledger.connection import Ledger
+from ledger.connection import Ledger, LedgerUnavailableError
 from ledger.findings import UNCUT, Finding
 from ledger.states import Kind
 from scheduler.checks.check import Status
@@ -43,3 +43,13 @@ def test_blobs_of_each_key_version_are_taken_from_an_inventory_and_from_no_other
         found = samples.of_each_key(connection, ours, 4)
     assert Counter(version for _, version in found) == {LEGACY: 4, TARGET: 1}
     assert {blob for blob, version in found if version == TARGET} == {"managed"}
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["nonsense", "postgresql//pw@host", "mysql://u:pw@host/db", "postgresql://u:pw@host:x/db"],
+)
+def test_a_url_that_is_none_is_told_and_not_repeated(url: str) -> None:
+    with pytest.raises(LedgerUnavailableError, match="its URL is none") as error:
+        Ledger(url)
+    assert "pw" not in str(error.value)
