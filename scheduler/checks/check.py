@@ -123,7 +123,7 @@ class Check:
 
     name: str
     look: Callable[[], Finding]
-    mend: str = ""
+    mend: str = "run it again"
 
 
 @dataclass(frozen=True, slots=True)

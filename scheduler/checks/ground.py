@@ -53,10 +53,9 @@ class Ground:
             key, Needed(f"the secret of {key}", lambda: open_key(config, key, environ))
         )
 
-    def queue_elsewhere(self, key: str) -> str:
-        """Return the queue of the hosts that alone can use a KEK; empty where this one can."""
-        queue = self.settings.keywrap.keys.queue_of(key)
-        return "" if queue in self.settings.workers.queues else queue
+    def elsewhere(self, queue: str) -> str:
+        """Return a key's queue where only other hosts can use the key; empty where this can."""
+        return "" if not queue or queue in self.settings.workers.queues else queue
 
     def keys_of(self, *, legacy: bool) -> list[str]:
         """Return the URIs of the listed KEKs, of one of the two kinds."""
@@ -100,10 +99,9 @@ class Ground:
 
     def missing_secrets(self) -> list[ConfigError]:
         """Look for each secret that keys and store name, and return what is wrong with them."""
+        keys = self.settings.keywrap.keys
         asked: list[Callable[[], object]] = [
-            self.provider(key).get
-            for key in self.settings.keywrap.keys.uris()
-            if not self.queue_elsewhere(key)
+            self.provider(key).get for key in keys.uris() if not self.elsewhere(keys.queue_of(key))
         ]
         asked.append(self.keys.get)  # and those that only a whole table names
         asked.append(lambda: open_store(self.settings.keywrap))

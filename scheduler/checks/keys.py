@@ -6,6 +6,7 @@ from functools import partial
 from keywrap.canary import require_bound, require_usable
 from keywrap.keys import KeyVersion
 from keywrap.kms import KeyProvider
+from keywrap.tables.dpapi import claims
 from scheduler.checks import staging
 from scheduler.checks.check import Check, Finding, Needed, passed, skipped, warned
 from scheduler.checks.ground import Ground
@@ -22,6 +23,10 @@ def checks(ground: Ground) -> Iterator[Check]:
         yield Check(f"binding of {key}", partial(_bound, ground, key, current), _MEND)
     for key in ground.keys_of(legacy=True):
         yield Check(f"legacy key {key}", partial(_legacy, ground, key), _MEND)
+    for name, table in ground.settings.keywrap.keys.dpapi.items():
+        if table.master_keys is None:
+            look = partial(_family, ground, name, table.queue)
+            yield Check(f"legacy keys of [keys.dpapi.{name}]", look, _MEND)
 
 
 def _primary(ground: Ground) -> Finding:
@@ -64,10 +69,22 @@ def bound(provider: KeyProvider) -> Finding:
 
 
 def _legacy(ground: Ground, key: str) -> Finding:
-    if queue := ground.queue_elsewhere(key):
-        return skipped(
-            "key_elsewhere",
-            f"only hosts of the queue {queue} can use it: not checked from here",
-            f"REWRAP_WORKERS_QUEUES=rewrap,{queue} rewrap preflight (on such a host)",
-        )
-    return staging.of_key(ground, key)
+    if queue := ground.elsewhere(ground.settings.keywrap.keys.queue_of(key)):
+        return _skipped(queue)
+    ground.provider(key).get()
+    return staging.of_keys(ground, lambda other: other == key)
+
+
+def _family(ground: Ground, name: str, queue: str) -> Finding:
+    """See that the master keys open blobs that a table claims without listing them."""
+    if ground.elsewhere(queue):
+        return _skipped(queue)
+    return staging.of_keys(ground, claims(name, ground.settings.keywrap.keys.dpapi))
+
+
+def _skipped(queue: str) -> Finding:
+    return skipped(
+        "key_elsewhere",
+        f"only hosts of the queue {queue} can use it: not checked from here",
+        f"REWRAP_WORKERS_QUEUES=rewrap,{queue} rewrap preflight (on such a host)",
+    )

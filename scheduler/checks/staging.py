@@ -1,7 +1,7 @@
 """The runbook's "test wrap/unwrap with a staging dataset": real blobs opened, content and all."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from keywrap.config import open_reader
@@ -50,9 +50,13 @@ def _sample(ground: Ground) -> Finding:
     return _opened(ground, blob_ids[: ground.sample])
 
 
-def of_key(ground: Ground, key: str) -> Finding:
-    """Open blobs of the last inventory that a legacy key wrapped then and wraps still."""
-    ground.provider(key).get()
+def of_keys(ground: Ground, claims: Callable[[str], bool]) -> Finding:
+    """Open blobs of the last inventory that certain legacy keys wrapped then and wrap still.
+
+    Args:
+        ground: the installation.
+        claims: whether a key is one of them, by its URI.
+    """
     ground.keys.get()
     ground.store.get()
     inventory = ground.last_inventory()
@@ -62,13 +66,11 @@ def of_key(ground: Ground, key: str) -> Finding:
     with ground.ledger.get().begin() as connection:
         known = samples.of_each_key(connection, inventory.id, _A_KEY)
     reader = open_reader(ground.settings.keywrap, threads=_THREADS)
-    ids = [blob for blob, version in known if version.key == key and _wraps(reader, blob, key)]
+    ids = [blob for blob, then in known if claims(then.key) and _wraps(reader, blob, then.key)]
     if ids:
         return _opened(ground, ids)
-    said = (
-        f"whether it opens anything is not known: none of its blobs that inventory {inventory.id}"
-    )
-    return warned("no_blob_of_key", f"{said} names is wrapped by it now", _INVENTORY)
+    said = f"whether it opens anything is not known: no blob of inventory {inventory.id}"
+    return warned("no_blob_of_key", f"{said} is wrapped by it now", _INVENTORY)
 
 
 def _wraps(reader: SidecarReader, blob_id: str, key: str) -> bool:

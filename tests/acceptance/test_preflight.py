@@ -1,10 +1,9 @@
 """The checklist as an operator types it: a sound installation, and each line made to fail once."""
 
-import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,27 @@ from keywrap.control import Control, open_control_file
 from keywrap.controlfile import FIRST
 from keywrap.keys import KeyVersion
 from keywrap.signing import SigningKey
+from keywrap.testing.dpapi import Account, WrappingDpapiProvider
 from tests.nodes import Node
+from tests.preflights import CASES, PASSWORD, Case
 from tests.sites import Ran, Site
 from workers.settings import load
 
-PASSWORD = "never-to-be-shown"
-NOWHERE = "127.0.0.1:1"
-GUID = "0f2fc0ba-6d55-4a1e-93f3-4b7f5a6e0c11"
 KEYS_OF_A_LINE = {"name", "status", "sentence", "reason_code", "next_command", "seconds"}
-HOST_A = f"""
-[keys.dpapi.hostA]
+RING = """
+[keys.dpapi.here]
 mode = "ring"
-ring = "/nowhere/hostA.ring.json"
-master_keys = ["{GUID}"]
-queue = "dpapi-hostA"
+ring = "{ring}"
 """
 
 
 @pytest.fixture(scope="module")
 def node(new_site: Callable[..., Site]) -> Iterator[Node]:
     site = new_site("preflight")
+    account, ring = Account(), site.directory / "here.ring.json"
+    account.ring().write(ring)
+    site.config.write_text(site.config.read_text() + RING.format(ring=ring))
+    site._legacy = replace(site._legacy, more={"dpapi": WrappingDpapiProvider(account)})
     site.make(30)
     site.control(max_age_s=1)
     client = hvac.Client(url=site.bao.address, token=site.bao.token, timeout=5)
@@ -98,6 +98,7 @@ def test_a_sound_installation_passes_and_nothing_in_its_store_is_changed(
         f"binding of {kek}": "pass",
         "legacy key env:BLOB_KEY": "pass",
         "legacy key env:BLOB_WRAP_KEY": "pass",
+        "legacy keys of [keys.dpapi.here]": "pass",
         "staging sample": "pass",
     }
     assert lines_of(sound)["staging sample"]["sentence"].startswith("20 of 20 blobs open")
@@ -116,197 +117,6 @@ def test_a_person_reads_a_line_for_each_check_and_what_mends_it(node: Node, soun
     assert lines[lines.index(failure, again) + 1].startswith("  next: ")
     assert lines[-1].endswith("2 not checked")
     assert PASSWORD not in ran.out + ran.err
-
-
-@dataclass(frozen=True)
-class Case:
-    """Something that is wrong, and the line that says so.
-
-    Attributes:
-        name: the line that fails.
-        reason_code: its reason.
-        mend: words of its next step.
-        code: the exit code.
-        status: what the line is.
-        edit: what is done to the configuration's text.
-        environment: variables to set, or to unset where None.
-        absent: lines that are skipped because of it.
-    """
-
-    name: str
-    reason_code: str
-    mend: str
-    code: int = 1
-    status: str = "fail"
-    edit: Callable[[str], str] = field(default=lambda text: text)
-    environment: Mapping[str, str | None] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
-
-
-def replaced(old: str, new: str) -> Callable[[str], str]:
-    def edit(text: str) -> str:
-        assert old in text
-        return text.replace(old, new)
-
-    return edit
-
-
-def without_control(text: str) -> str:
-    return text.partition("# created")[0]
-
-
-def other_signer(text: str) -> str:
-    return re.sub(r"public_key = .*", f'public_key = "{"A" * 43}="', text)
-
-
-def key_service_nowhere(text: str) -> str:
-    return re.sub(r"address = .*", f'address = "http://{NOWHERE}"', text)
-
-
-KEY = "key hcvault://transit/{kek}"
-
-CASES = {
-    "it is not TOML": Case(
-        "configuration", "configuration", "mend", code=2, edit=lambda text: f"{text}\n[store\n"
-    ),
-    "a table contradicts another": Case(
-        "configuration",
-        "configuration",
-        "mend",
-        code=2,
-        edit=replaced('primary = "hcvault://transit/', 'primary = "hcvault://other/'),
-    ),
-    "a secret is not set": Case(
-        "secrets",
-        "secret_missing",
-        "set BLOB_WRAP_KEY in the environment",
-        environment={"BLOB_WRAP_KEY": None},
-        absent=("legacy key env:BLOB_WRAP_KEY", "staging sample"),
-    ),
-    "the key that signs is not there": Case(
-        "secrets",
-        "secret_missing",
-        "put it there",
-        edit=replaced("control.key", "no-such.key"),
-    ),
-    "the key that signs is another's": Case(
-        "secrets", "secret_missing", 'public_key = "', edit=other_signer
-    ),
-    "the ledger does not answer": Case(
-        "ledger",
-        "ledger_unavailable",
-        "REWRAP_LEDGER_URL",
-        code=3,
-        environment={"REWRAP_LEDGER_URL": f"postgresql://rewrap:{PASSWORD}@{NOWHERE}/rewrap"},
-        absent=("clock", "scheduler", "legacy key env:BLOB_KEY"),
-    ),
-    "the ledger's URL is none": Case(
-        "ledger",
-        "ledger_unavailable",
-        "REWRAP_LEDGER_URL",
-        code=3,
-        environment={"REWRAP_LEDGER_URL": f"postgresql//{PASSWORD}"},
-    ),
-    "the database is empty": Case(
-        "ledger",
-        "ledger_not_migrated",
-        "rewrap scheduler",
-        code=3,
-        environment={"REWRAP_LEDGER_URL": "EMPTY"},
-    ),
-    "the broker does not answer": Case(
-        "broker",
-        "broker_unavailable",
-        "REWRAP_BROKER_URL",
-        code=3,
-        environment={"REWRAP_BROKER_URL": f"redis://:{PASSWORD}@{NOWHERE}/0"},
-        absent=("workers of queue rewrap",),
-    ),
-    "the broker is none that is known": Case(
-        "broker",
-        "broker_unavailable",
-        "REWRAP_BROKER_URL",
-        code=3,
-        environment={"REWRAP_BROKER_URL": f"carrier-pigeon://{PASSWORD}"},
-    ),
-    "nobody serves a queue": Case(
-        "workers of queue dpapi-hostA",
-        "no_worker",
-        "rewrap worker --queues dpapi-hostA",
-        code=3,
-        edit=lambda text: text + HOST_A,
-    ),
-    "a key is on other hosts": Case(
-        f"legacy key dpapi:{GUID}",
-        "key_elsewhere",
-        "REWRAP_WORKERS_QUEUES=rewrap,dpapi-hostA",
-        code=3,  # for want of a worker there
-        status="skip",
-        edit=lambda text: text + HOST_A,
-    ),
-    "the store is not there": Case(
-        "store",
-        "store_unavailable",
-        "[store] url",
-        code=3,
-        edit=replaced("/blobs", "/blubs"),
-        absent=("conditional writes", "control file", "staging sample"),
-    ),
-    "the control file is signed by another": Case(
-        "control file",
-        "control_forged",
-        "remove .rewrap/control.json",
-        edit=other_signer,
-    ),
-    "there is no control file": Case(
-        "control file",
-        "control_not_configured",
-        "rewrap control-key",
-        code=0,
-        status="skip",
-        edit=without_control,
-    ),
-    "no key is primary": Case(
-        "primary",
-        "no_primary",
-        'primary = "hcvault://transit/',
-        code=0,
-        status="warn",
-        edit=lambda text: text.replace("primary = ", "# primary = "),
-    ),
-    "the token may do nothing": Case(
-        KEY,
-        "permission_denied",
-        "check the key's table",
-        environment={"BAO_TOKEN": PASSWORD},
-        absent=("binding of hcvault://transit/{kek}",),
-    ),
-    "the key is not derived": Case(
-        "key hcvault://transit/preflight-plain",
-        "key_not_derived",
-        "check the key's table",
-        edit=lambda text: text.replace("preflight-kek", "preflight-plain"),
-    ),
-    "the key service does not answer": Case(
-        KEY,
-        "kms_unavailable",
-        "check the key's table",
-        code=3,
-        edit=key_service_nowhere,
-    ),
-    "a legacy key is another": Case(
-        "legacy key env:BLOB_KEY",
-        "blobs_do_not_open",
-        "rewrap verify",
-        environment={"BLOB_KEY": "00" * 32},
-    ),
-    "real blobs do not open": Case(
-        "staging sample",
-        "blobs_do_not_open",
-        "rewrap verify",
-        environment={"BLOB_KEY": "00" * 32},
-    ),
-}
 
 
 @pytest.fixture(scope="module")
