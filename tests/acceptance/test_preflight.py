@@ -167,6 +167,29 @@ def test_what_is_wrong_is_said_in_one_line_with_what_mends_it(
     assert PASSWORD not in ran.out
 
 
+def test_a_wrong_legacy_key_is_the_failure_of_that_key_alone(ask: Callable[[Case], Ran]) -> None:
+    lines = lines_of(ask(CASES["a legacy key is another"]))
+    assert lines["legacy key env:BLOB_WRAP_KEY"]["status"] == "pass"
+    assert lines["legacy keys of [keys.dpapi.here]"]["status"] == "pass"
+
+
+@pytest.mark.parametrize("right", ["", "encrypt", "decrypt"])
+def test_a_token_that_may_do_only_part_of_it_is_told(
+    ask: Callable[[Case], Ran], node: Node, right: str
+) -> None:
+    kek = node.site.kek
+    rules = f'path "transit/keys/{kek}" {{ capabilities = ["read"] }}\n'
+    rules += f'path "transit/{right}/{kek}" {{ capabilities = ["update"] }}\n' if right else ""
+    client = hvac.Client(url=node.site.bao.address, token=node.site.bao.token, timeout=5)
+    client.sys.create_or_update_policy(f"part-{right}", rules)
+    token = client.auth.token.create(policies=[f"part-{right}"])["auth"]["client_token"]
+    client.adapter.close()
+    ran = ask(Case("", "", "", environment={"BAO_TOKEN": token}))
+    line = lines_of(ran)[f"key hcvault://transit/{kek}"]
+    assert ran.code == 1, "the key service has answered"
+    assert (line["status"], line["reason_code"]) == ("fail", "permission_denied"), line
+
+
 def test_a_ledger_that_no_scheduler_and_no_inventory_touched_says_both(
     ask: Callable[[Case], Ran], ledger_url: str
 ) -> None:

@@ -24,8 +24,8 @@ def site(cloud: Cloud, server_directory: Path, openbao: OpenBao) -> Iterator[Clo
     site.close()
 
 
-def lines(site: CloudSite) -> dict[str, dict[str, Any]]:
-    ran = site.rewrap("preflight", "--json")
+def lines(site: CloudSite, **environment: str) -> dict[str, dict[str, Any]]:
+    ran = site.rewrap("preflight", "--json", **environment)
     assert ran.code == 3, ran  # there is no ledger yet
     return {line["name"]: line for line in ran.document["checks"]}
 
@@ -57,6 +57,19 @@ def test_a_disabled_key_is_told_and_holds_up_no_other(site: CloudSite) -> None:
     assert (disabled["status"], disabled["reason_code"]) == ("fail", "key_disabled")
     assert disabled["next_command"]
     assert found[f"key aws-kms://{site.arns[0]}"]["status"] == "pass"
+
+
+def test_a_bucket_that_is_not_there_is_told_once(site: CloudSite) -> None:
+    elsewhere = site.directory / "elsewhere.toml"
+    elsewhere.write_text(site.config.read_text().replace("s3://preflights", "s3://no-such-bucket"))
+    found = lines(site, REWRAP_CONFIG=str(elsewhere))
+    assert (found["store"]["status"], found["store"]["reason_code"]) == (
+        "fail",
+        "store_unavailable",
+    )
+    assert "[store] url" in found["store"]["next_command"]
+    assert found["conditional writes"]["status"] == "skip"
+    assert found["staging sample"]["status"] == "skip"
 
 
 def test_a_store_that_ignores_conditions_is_told_before_anything_is_moved(

@@ -38,7 +38,8 @@ def test_blobs_of_each_key_version_are_taken_from_an_inventory_and_from_no_other
         many = [Finding(f"legacy-{n}", LEGACY) for n in range(9)]
         few = [Finding("managed", TARGET), Finding("broken", None, problem="sidecar_not_json")]
         findings.add(connection, ours, UNCUT, [*many, *few])
-        findings.add(connection, other, UNCUT, [Finding("elsewhere", unseen)])
+        others = [Finding("elsewhere", unseen), Finding("also-elsewhere", TARGET)]
+        findings.add(connection, other, UNCUT, others)
     with ledger.begin() as connection:
         found = samples.of_each_key(connection, ours, 4)
     assert Counter(version for _, version in found) == {LEGACY: 4, TARGET: 1}
