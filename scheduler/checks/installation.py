@@ -112,7 +112,7 @@ def _broker(ground: Ground) -> Finding:
         return warned(
             "broker_old", warning, "deploy a current one, and name it: url = … in [broker]"
         )
-    return passed("the broker answers, and its release has no known hole")
+    return passed("the broker answers, and its release has CVE-2025-49844 mended")
 
 
 def _scheduler(ground: Ground) -> Finding:
