@@ -24,36 +24,45 @@ import msgspec
 from keywrap.auditing import reason_of
 from keywrap.keys import KeyVersion
 from keywrap.moves import Result
-from keywrap.segments import Segment, SegmentWriter, Source
+from keywrap.segments import AuditUnavailableError, Segment, SegmentWriter, Source
 
 Operation = Literal["unwrap", "wrap", "rewrap", "prove"]
 
-Use = tuple[str, KeyVersion, object]
-"""A blob's id, the KEK version, and what came out: an exception where nothing did."""
+Use = tuple[str, KeyVersion, object, str]
+"""A blob's id; the KEK version; what came out, an exception where nothing did; and the id of the
+request as the key service names it, empty where that is not to be had."""
 
 
 class Journal(Protocol):
     """Takes note of what is done with keys. Used by one thread."""
 
     def used(self, operation: Operation, uses: Iterable[Use]) -> None:
-        """Note uses of keys, before anything is done with what they gave."""
+        """Note uses of keys, before anything is done with what they gave.
 
-    def flush(self) -> None:
-        """Hand what was noted to the operating system: it outlives this process from then on.
+        The note is with the operating system when this returns: it outlives this process.
 
         Raises:
-            AuditUnavailableError: it cannot be written.
+            AuditUnavailableError: it cannot be written. What came out is not to be used.
         """
 
 
 class NoJournal:
-    """Takes no note: for a library's user who has an audit log of their own, and for tests."""
+    """Takes no note: where the library's user has an audit log of their own, and in tests."""
 
     def used(self, operation: Operation, uses: Iterable[Use]) -> None:
         """Forget it."""
 
-    def flush(self) -> None:
-        """Have nothing to write."""
+    def decided(self, results: Sequence[Result]) -> None:
+        """Forget it."""
+
+    def close(self) -> None:
+        """Have no segment."""
+
+    def abandon(self) -> None:
+        """Have nothing to let go of."""
+
+
+NO_JOURNAL = NoJournal()
 
 
 class SegmentJournal:
@@ -67,59 +76,65 @@ class SegmentJournal:
     def __init__(self, folder: Path, source: Source) -> None:
         self._folder = folder
         self._source = source
-        self._lines: list[bytes] = []
         self._open: SegmentWriter | None = None
+        self._failure: AuditUnavailableError | None = None
         self._closed = 0
-        self._tail = (
-            b","
-            + msgspec.json.encode(
-                {
-                    "campaign": source.campaign_id,
-                    "shard": source.shard_no,
-                    "fence": source.fence,
-                    "by": source.owner,
-                }
-            ).removeprefix(b"{")
-            + b"\n"
-        )
+        who = {
+            "campaign": source.campaign_id,
+            "shard": source.shard_no,
+            "fence": source.fence,
+            "by": source.owner,
+        }
+        self._tail = b"," + msgspec.json.encode(who).removeprefix(b"{") + b"\n"
 
     def used(self, operation: Operation, uses: Iterable[Use]) -> None:
         """Note uses of keys; see `Journal.used`."""
         # What events of one step have in common is encoded once: there are some for each blob.
-        start = self._start(operation)
+        start, tail, lines = _start(operation), self._tail, []
         begun: dict[tuple[KeyVersion, str], bytes] = {}
-        for blob_id, version, result in uses:
+        for blob_id, version, result, request_id in uses:
             failure = reason_of(result) if isinstance(result, Exception) else ""
             head = begun.get((version, failure))
             if head is None:
                 outcome = _outcome("failed" if failure else "ok", failure)
                 named = b',"key_id":' + msgspec.json.encode(str(version))
-                head = begun[version, failure] = start + outcome + named
-            self._lines.append(head + b',"blob_id":' + _text(blob_id) + self._tail)
+                head = begun[version, failure] = start + outcome + named + b',"blob_id":'
+            end = b',"request_id":' + _text(request_id) + tail if request_id else tail
+            lines.append(head + _text(blob_id) + end)
+        self._write(lines)
 
     def decided(self, results: Sequence[Result]) -> None:
-        """Note what blobs came to."""
-        start = self._start("decided")
+        """Note what blobs came to.
+
+        Raises:
+            AuditUnavailableError: it cannot be written.
+        """
+        start, lines = _start("decided"), []
         begun: dict[tuple[str, str], bytes] = {}
         for result in results:
             what = result.outcome, result.reason_code
             head = begun.get(what)
             if head is None:
-                head = begun[what] = start + _outcome(*what)
-            self._lines.append(head + b',"blob_id":' + _text(result.blob_id) + self._tail)
+                head = begun[what] = start + _outcome(*what) + b',"blob_id":'
+            lines.append(head + _text(result.blob_id) + self._tail)
+        self._write(lines)
 
-    def _start(self, event: str) -> bytes:
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return f'{{"time":"{now}","event":"{event}"'.encode()
-
-    def flush(self) -> None:
-        """Hand what was noted to the operating system; see `Journal.flush`."""
-        if not self._lines:
+    def _write(self, lines: list[bytes]) -> None:
+        if not lines:
             return
-        lines, self._lines = self._lines, []
-        if self._open is None:
-            self._open = SegmentWriter.open(self._folder, self._source, self._closed)
-        self._open.append(b"".join(lines), len(lines))
+        self._require_whole()
+        try:
+            if self._open is None:
+                self._open = SegmentWriter.open(self._folder, self._source, self._closed)
+            self._open.append(b"".join(lines), len(lines))
+        except AuditUnavailableError as error:
+            self._failure = error
+            raise
+
+    def _require_whole(self) -> None:
+        """See that nothing is missing: what comes of a use without a trace is never recorded."""
+        if self._failure is not None:
+            raise self._failure
 
     def close(self) -> Segment | None:
         """End the segment, durably; what is noted from now on goes into another.
@@ -128,9 +143,9 @@ class SegmentJournal:
             The segment; None where nothing was noted.
 
         Raises:
-            AuditUnavailableError: it cannot be written; nothing of it may be relied upon.
+            AuditUnavailableError: not all of it was written; none of it may be relied upon.
         """
-        self.flush()
+        self._require_whole()
         if self._open is None:
             return None
         segment = self._open.close()
@@ -139,10 +154,15 @@ class SegmentJournal:
         return segment
 
     def abandon(self) -> None:
-        """Let go of what is not closed; its file, if there is one, stays."""
+        """Let go of what is not closed; its file, if there is one, stays as it is."""
         if self._open is not None:
             self._open.abandon()
             self._open = None
+
+
+def _start(event: str) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return f'{{"time":"{now}","event":"{event}"'.encode()
 
 
 def _outcome(outcome: str, reason_code: str) -> bytes:

@@ -60,7 +60,13 @@ def rewrap_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
     def body(work: Work) -> Counts:
         goal = goal_of(work.lease.campaign, keep_previous=runtime.keep_previous)
         require_store(work)
-        rewrapper = Rewrapper(runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool)
+        rewrapper = Rewrapper(
+            runtime.reader,
+            runtime.keys,
+            runtime.legacy_content,
+            runtime.pool,
+            journal=work.journal,
+        )
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)
         return Tally(work, progress).run(blob_ids, lambda ids: rewrapper.rewrap(ids, goal))

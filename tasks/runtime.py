@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
@@ -37,6 +38,7 @@ class Runtime:
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
         served: the queues whose shards this process takes; None for all. Wraps of the default
             queue any process can open.
+        audit: the folder of the audit trail; None: this process keeps none.
     """
 
     ledger: Ledger
@@ -52,6 +54,7 @@ class Runtime:
     store: str = ""
     queue_of: QueueOf = queues.everyone
     served: Collection[str] | None = None
+    audit: Path | None = None
 
     def serves(self, version: KeyVersion) -> bool:
         """Whether this process has what opens the wraps of a KEK version, by the configuration."""

@@ -26,7 +26,7 @@ def signing_key(rng: random.Random) -> SigningKey:
 
 def segment_of(folder: Path, source: Source, blob_ids: Sequence[str]) -> Segment:
     journal = SegmentJournal(folder, source)
-    journal.used("unwrap", [(blob_id, KEY, None) for blob_id in blob_ids])
+    journal.used("unwrap", [(blob_id, KEY, None, "") for blob_id in blob_ids])
     segment = journal.close()
     assert segment is not None
     return segment

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 
 from keywrap.config import ConfigError, open_keys, open_reader
 from keywrap.keys import KeyVersion
@@ -73,4 +74,5 @@ def compose(
         store=settings.keywrap.store.place,
         queue_of=queue_of(settings),
         served=settings.workers.queues,
+        audit=Path(settings.audit.directory),
     )
