@@ -8,9 +8,11 @@ last one is not the one that was signed.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
+from typing import Self
 
 from keywrap.segments import Segment
 from keywrap.trailfaults import Fault, FaultKind
@@ -18,6 +20,7 @@ from keywrap.trailfaults import Fault, FaultKind
 GENESIS = bytes(32)
 """The hash before the first entry."""
 
+_HEAD = re.compile(r"([1-9][0-9]{0,15}):([0-9a-f]{64})")
 _DOMAIN = b"rewrap audit chain v1\0"
 
 
@@ -32,6 +35,21 @@ class Head:
 
     entries: int = 0
     hash: bytes = GENESIS
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a head as it is printed: entries, a colon, the hash in hexadecimal digits.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        match = _HEAD.fullmatch(text)
+        if match is None:
+            raise ValueError("a head is the number of entries, a colon and 64 hexadecimal digits")
+        return cls(int(match[1]), bytes.fromhex(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.entries}:{self.hash.hex()}"
 
 
 @dataclass(frozen=True, slots=True)

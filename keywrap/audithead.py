@@ -121,8 +121,8 @@ class HeadFile:
             What lies there now; None where the chain has no entry and nothing lies there.
 
         Raises:
-            AuditHeadError: what lies there is not to be trusted, or is of another chain or a later
-                one, and is left as it is; the key is another's; or others kept publishing.
+            AuditHeadError: what lies there is not to be trusted, or is of another chain, and is
+                left as it is; the key is another's; or others kept publishing.
             StoreUnavailableError: the store did not answer.
         """
         if key.public != self.public_key:
@@ -136,10 +136,10 @@ class HeadFile:
             stored = self._stored()
             found = None if stored is None else self._parse(stored.data)
             known = found.head if found else Head()
-            if known.entries > head.entries or not extends(known):
+            if not extends(known):
                 raise _rolled_back(known, head)
-            if known == head:
-                return found
+            if known.entries >= head.entries:
+                return found  # another publisher was quicker, or nothing is new
             now = datetime.now(UTC).replace(microsecond=0)
             new = SignedHead(found.serial + 1 if found else 1, head, now)
             if self._put(_seal(new, key), stored):

@@ -11,11 +11,13 @@ from sqlalchemy import Connection, Row, text
 
 from keywrap.auditchain import Entry, Head, chained
 from keywrap.segments import Segment, Source
+from ledger.connection import Ledger
 
 _LOCK = 0x7277_0004
 """Advisory lock: one transaction chains at a time, whoever else thinks it holds the tick."""
 
 _AT_ONCE = 5000
+_PAGE = 1000
 
 
 def note(connection: Connection, segment: Segment) -> None:
@@ -90,17 +92,35 @@ def goes_through(connection: Connection, known: Head) -> bool:
     return found is not None and bytes(found) == known.hash
 
 
-def entries(connection: Connection, campaign_id: int | None = None) -> Iterator[Entry]:
-    """Yield the chain in order, streamed; of one campaign where one is named."""
-    rows = connection.execution_options(stream_results=True, yield_per=1000).execute(
+def page(connection: Connection, after: int, campaign_id: int | None = None) -> list[Entry]:
+    """Return entries of the chain in order, some at a time: an auditor reads files in between.
+
+    Args:
+        connection: the transaction.
+        after: the place of the last entry of the page before; 0 for the first.
+        campaign_id: only segments of this campaign; None: all.
+    """
+    rows = connection.execute(
         text(
-            "SELECT * FROM audit_segment WHERE place IS NOT NULL"
-            " AND (CAST(:campaign AS int) IS NULL OR campaign_id = :campaign) ORDER BY place"
+            "SELECT * FROM audit_segment WHERE place > :after"
+            " AND (CAST(:campaign AS int) IS NULL OR campaign_id = :campaign)"
+            " ORDER BY place LIMIT :most"
         ),
-        {"campaign": campaign_id},
+        {"after": after, "campaign": campaign_id, "most": _PAGE},
     )
-    for row in rows:
-        yield Entry(row.place, _segment(row), bytes(row.previous), bytes(row.hash))
+    return [_entry(row) for row in rows]
+
+
+def entries(ledger: Ledger, campaign_id: int | None = None) -> Iterator[Entry]:
+    """Yield the chain in order, in a transaction for each page; see `page`."""
+    after = 0
+    while True:
+        with ledger.begin() as connection:
+            found = page(connection, after, campaign_id)
+        if not found:
+            return
+        yield from found
+        after = found[-1].place
 
 
 def unchained(connection: Connection, campaign_id: int | None = None) -> list[Segment]:
@@ -113,6 +133,10 @@ def unchained(connection: Connection, campaign_id: int | None = None) -> list[Se
         {"campaign": campaign_id},
     )
     return [_segment(row) for row in rows]
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(row.place, _segment(row), bytes(row.previous), bytes(row.hash))
 
 
 def _segment(row: Row[Any]) -> Segment:

@@ -7,7 +7,7 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 import logging
 from collections.abc import Callable, Sequence
 
-from ledger import campaigns, progress, queues, rotations, shards
+from ledger import audit, campaigns, progress, queues, rotations, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
 from ledger.queues import QueueOf
@@ -82,6 +82,8 @@ class Dispatcher:
                 )
             rotations.close_finished(connection)
             opened = campaigns.open_campaigns(connection)
+        with self._ledger.begin() as connection:
+            audit.chain_new(connection)
         stepped, offers = False, []
         for campaign in opened:
             with self._ledger.begin() as connection:  # one campaign's trouble is not another's

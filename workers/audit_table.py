@@ -51,6 +51,8 @@ def read_audit(value: object, environ: Mapping[str, str], folder: Path, state_di
         raise ConfigError("[audit]", str(error)) from None
     directory = environ.get("REWRAP_AUDIT_DIRECTORY") or table.directory
     key_file = environ.get("REWRAP_AUDIT_PRIVATE_KEY_FILE") or table.private_key_file
+    if "\0" in directory:
+        raise ConfigError("[audit] directory", "no path has a zero byte in it")
     _check_keys(table.public_key, key_file)
     return msgspec.structs.replace(
         table,

@@ -3,6 +3,7 @@
 import click
 
 from scheduler.commands.asking import cancel, pause, resume, retry
+from scheduler.commands.audit import audit
 from scheduler.commands.cutover import cutover
 from scheduler.commands.demo import demo
 from scheduler.commands.dpapi import dpapi_ring
@@ -31,7 +32,7 @@ def rewrap(context: click.Context, config: str | None) -> None:
 
 _RUN = (init, create_kek, dpapi_ring, control_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, cutover, pause, resume, cancel, retry)
-_READ = (status, blobs)
+_READ = (status, blobs, audit)
 
 for command in (*_RUN, *_DO, *_READ):
     rewrap.add_command(command)

@@ -40,6 +40,9 @@ token_env = "BAO_TOKEN"              # or token_file, which is read again when i
 # What applications obey (docs/application.md): `rewrap control-key --out FILE` prints this table.
 # [control]
 
+# The trail of every use of a key (docs/audit.md): `rewrap audit key --out FILE` prints this table.
+# [audit]
+
 # Without these two, `rewrap up` brings a PostgreSQL and a Redis of its own.
 # [ledger]
 # url = "postgresql://rewrap@db/rewrap"      # a password: in REWRAP_LEDGER_URL

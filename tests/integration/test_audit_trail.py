@@ -36,8 +36,7 @@ def yard(ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Yard:
 def chain(yard: Yard) -> list[Entry]:
     with yard.ledger.begin() as connection:
         audit.chain_new(connection)
-    with yard.ledger.begin() as connection:
-        return list(audit.entries(connection))
+    return list(audit.entries(yard.ledger))
 
 
 def events(yard: Yard, folder: Path) -> list[dict[str, Any]]:

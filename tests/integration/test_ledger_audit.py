@@ -34,8 +34,7 @@ def chain(desk: Desk) -> int:
 
 
 def entries(desk: Desk) -> list[Entry]:
-    with desk.ledger.begin() as connection:
-        return list(audit.entries(connection))
+    return list(audit.entries(desk.ledger))
 
 
 def head(desk: Desk) -> Head:
@@ -115,8 +114,16 @@ def test_one_campaigns_segments_are_found_among_others(desk: Desk, tmp_path: Pat
     note(desk, tmp_path, 2, campaign=7)
     other = note(desk, tmp_path, 2, campaign=8)
     chain(desk)
-    with desk.ledger.begin() as connection:
-        assert [e.segment for e in audit.entries(connection, 8)] == other
+    assert [e.segment for e in audit.entries(desk.ledger, 8)] == other
+
+
+def test_a_chain_longer_than_a_page_is_read_whole(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_PAGE", 3)
+    made = note(desk, tmp_path, 7)
+    chain(desk)
+    assert [e.segment for e in entries(desk)] == made
 
 
 TAMPERINGS: list[tuple[str, str]] = [

@@ -18,7 +18,8 @@ def trail(tmp_path: Path) -> Trail:
 
 
 def goes_through(trail: Trail, known: Head) -> bool:
-    return known.entries == 0 or trail.entries[known.entries - 1].hash == known.hash
+    there = {0: Head().hash} | {entry.place: entry.hash for entry in trail.entries}
+    return there.get(known.entries) == known.hash
 
 
 def test_a_trail_as_it_was_written_has_no_faults_and_grows(trail: Trail) -> None:
@@ -102,6 +103,14 @@ def _signed(trail: Trail, head: Head) -> bytes:
     other.key, other.file = trail.key, type(trail.file)(other.store, trail.key.public)
     other.file.publish(trail.key, head, lambda _known: True)
     return other.head_bytes()
+
+
+def test_a_publisher_that_is_late_leaves_the_later_head(trail: Trail) -> None:
+    before = trail.head
+    trail.write(2)
+    later = trail.head_bytes()
+    trail.file.publish(trail.key, before, lambda known: goes_through(trail, known))
+    assert trail.head_bytes() == later
 
 
 def test_a_lost_reply_is_looked_up(trail: Trail) -> None:
