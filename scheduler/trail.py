@@ -61,7 +61,7 @@ def verify(
     """
     # In this order nothing that is written meanwhile is taken for a fault: files are there before
     # their rows, rows before their places, and places before they are signed.
-    on_disk = set().union(*(_names(folder) for folder in folders))
+    on_disk = segment_names(folders)
     file = head_file(desk.settings)
     head = read_head(file) if file else None
     verdict = Verdict(is_signed=file is not None, head=head.signed if head else None)
@@ -99,6 +99,15 @@ def _lost(ledger: Ledger, known: Head) -> Fault | None:
 def _add(verdict: Verdict, fault: Fault, tell: Callable[[Fault], None]) -> None:
     verdict.faults.append(fault)
     tell(fault)
+
+
+def segment_names(folders: Sequence[Path]) -> set[str]:
+    """Return the names of all segments that lie in folders.
+
+    Raises:
+        DeskError: one cannot be read.
+    """
+    return set().union(*(_names(folder) for folder in folders))
 
 
 def _names(folder: Path) -> set[str]:

@@ -11,6 +11,7 @@ from scheduler.commands.inventory import inventory
 from scheduler.commands.keys import control_key, create_kek
 from scheduler.commands.planning import plan
 from scheduler.commands.reading import blobs, status
+from scheduler.commands.reconciliation import reconcile
 from scheduler.commands.rotation import rotate_kek
 from scheduler.commands.services import flower, scheduler, up, worker
 from scheduler.commands.setup import init
@@ -36,3 +37,4 @@ _READ = (status, blobs, audit)
 
 for command in (*_RUN, *_DO, *_READ):
     rewrap.add_command(command)
+audit.add_command(reconcile)
