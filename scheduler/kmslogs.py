@@ -123,7 +123,10 @@ def _entries(path: Path) -> Iterator[tuple[int, _Entry]]:
                 yield from enumerate(entry["Records"], start=1)
                 return
             records = entry.get("Records") if isinstance(entry, dict) else None
-            yield from enumerate(records, start=1) if records is not None else [(number, entry)]
+            if isinstance(records, list):
+                yield from enumerate(records, start=1)
+            else:
+                yield number, entry
 
 
 def _document(path: Path, data: bytes) -> dict[str, list[_Entry]]:
@@ -153,7 +156,8 @@ def _logged(entry: _Entry) -> Logged:
 
 
 def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+    time = datetime.fromisoformat(text)
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _transit(entry: _Entry, time: datetime, match: re.Match[str]) -> LoggedUse:

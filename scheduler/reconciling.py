@@ -1,11 +1,11 @@
 """Comparing the key service's own log with what we say was done: two witnesses, one story.
 
-Requests that both name are compared one by one. What is left is compared by key, operation and,
-where the log tells it, blob, within a few minutes: clocks differ.
+Requests that both name are compared one by one. Uses whose request we cannot name are compared by
+key, operation and, where the log tells it, blob, within a few minutes: clocks differ.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -68,6 +68,10 @@ class Comparison:
         """Whether both tell the same."""
         return not self.unknown and not self.unseen
 
+    def count_ours(self, use: OwnUse) -> None:
+        """Count a use of ours: one that the log has too, or should have."""
+        self.line(use).ours += 1
+
     def line(self, use: LoggedUse | OwnUse) -> Line:
         """Return the line that a use belongs to."""
         start = int(use.time.timestamp()) // self.window_s * self.window_s
@@ -108,22 +112,28 @@ def compare(
         window_s: the length of a window, in seconds.
     """
     comparison = Comparison(window_s)
-    requests, others = _by_request(comparison, ours)
+    requests, others = _by_request(ours)
     left = list(_unmatched_requests(comparison, logged, requests))
-    left, unseen = _match(left, [*requests.left(), *others])
-    comparison.unseen = [use for use in unseen if use.came_out and use.time in span]
-    for use in comparison.unseen:
-        comparison.line(use).unseen += 1
+    left, unseen = _match(left, others, comparison.count_ours)
+    # A request that we name and the log does not is in no other place of the log either.
+    for use in [*unseen, *requests.left()]:
+        if use.came_out and use.time in span:
+            comparison.count_ours(use)
+            comparison.line(use).unseen += 1
+            comparison.unseen.append(use)
     for one in left:
         comparison.line(one).unknown += 1
-    unexplained, _ = _match(left, list(unclaimed))
-    explained = Counter(left) - Counter(unexplained)
-    for one, count in explained.items():
+    unexplained, _ = _match(left, list(unclaimed), _forget)
+    for one, count in (Counter(left) - Counter(unexplained)).items():
         comparison.line(one).unclaimed += count
         comparison.line(one).unknown -= count
     unknown = [replace(use, count=count) for use, count in Counter(unexplained).items()]
     comparison.unknown = sorted(unknown, key=lambda use: use.time)
     return comparison
+
+
+def _forget(_use: OwnUse) -> None:
+    """Count nothing."""
 
 
 class _Requests:
@@ -144,14 +154,12 @@ class _Requests:
 
     def left(self) -> Iterator[OwnUse]:
         for uses in self._uses.values():
-            yield from (use for use in uses if use.came_out is not False)
+            yield from uses
 
 
-def _by_request(comparison: Comparison, ours: Iterable[OwnUse]) -> tuple[_Requests, list[OwnUse]]:
+def _by_request(ours: Iterable[OwnUse]) -> tuple[_Requests, list[OwnUse]]:
     requests, others = _Requests(), []
     for use in ours:
-        if use.came_out:
-            comparison.line(use).ours += 1
         if use.request_id:
             requests.add(use)
         elif use.came_out is not False:
@@ -182,11 +190,15 @@ def _unmatched_requests(
         came_out = [own for own in known if own.came_out]
         count = use.count if use.is_certain else len(came_out)
         comparison.line(use).logged += count
+        for own in came_out[:count]:
+            comparison.count_ours(own)
         requests.give_back(came_out[count:])  # the service says that fewer came out
         yield from [replace(use, count=1)] * (count - len(came_out))
 
 
-def _match(logged: list[LoggedUse], ours: list[OwnUse]) -> tuple[list[LoggedUse], list[OwnUse]]:
+def _match(
+    logged: list[LoggedUse], ours: list[OwnUse], matched: Callable[[OwnUse], None]
+) -> tuple[list[LoggedUse], list[OwnUse]]:
     """Pair uses of the same key, operation and blob that are close in time.
 
     Returns:
@@ -202,23 +214,24 @@ def _match(logged: list[LoggedUse], ours: list[OwnUse]) -> tuple[list[LoggedUse]
     left_logged: list[LoggedUse] = []
     left_ours: list[OwnUse] = []
     for theirs, mine in groups.values():
-        _pair(theirs, mine, left_logged, left_ours)
+        for own, is_logged in _pair(theirs, mine, left_logged):
+            if is_logged:
+                matched(own)
+            else:
+                left_ours.append(own)
     return left_logged, left_ours
 
 
 def _pair(
-    theirs: list[LoggedUse],
-    mine: list[OwnUse],
-    left_logged: list[LoggedUse],
-    left_ours: list[OwnUse],
-) -> None:
+    theirs: list[LoggedUse], mine: list[OwnUse], left: list[LoggedUse]
+) -> Iterator[tuple[OwnUse, bool]]:
     """Pair in order of time: with one tolerance for all, no other way pairs more."""
     waiting = deque(sorted(theirs, key=lambda use: use.time))
     for own in sorted(mine, key=lambda use: use.time):
         while waiting and waiting[0].time < own.time - TOLERANCE:
-            left_logged.append(waiting.popleft())
-        if waiting and waiting[0].time <= own.time + TOLERANCE:
+            left.append(waiting.popleft())
+        is_logged = bool(waiting) and waiting[0].time <= own.time + TOLERANCE
+        if is_logged:
             waiting.popleft()
-        else:
-            left_ours.append(own)
-    left_logged.extend(waiting)
+        yield own, is_logged
+    left.extend(waiting)
