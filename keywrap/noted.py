@@ -51,8 +51,8 @@ def wrap_many(
         raise
     made = _uses(provider, _versions(named, results), results)
     journal.used("wrap", made)
-    if provider.proves_wraps:  # it has opened each, too
-        journal.used("prove", [use for use in made if isinstance(use[2], WrappedKey)])
+    if provider.proves_wraps:  # it has opened each, too, by a request that has another name
+        journal.used("prove", [(*use[:3], "") for use in made if isinstance(use[2], WrappedKey)])
     return results
 
 
