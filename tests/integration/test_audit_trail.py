@@ -131,6 +131,18 @@ def test_a_key_that_refuses_leaves_each_blob_it_refused(yard: Yard, folder: Path
     assert {e["blob_id"] for e in refused} <= set(blob_ids)
 
 
+def test_an_old_key_that_refuses_leaves_each_blob_it_refused(yard: Yard, folder: Path) -> None:
+    blob_ids = yard.plant(3, kinds=("managed",))
+    old = yard.world.target
+    yard.world.kms.rotate(yard.world.kek.key)
+    campaign = yard.start(Kind.ROTATE, prove=Prove.ALL)
+    yard.world.kms.disable_version(old)
+    yard.run(campaign, State.BLOCKED)
+    found = [e for e in events(yard, folder) if e["event"] == "unwrap"]
+    assert {e["blob_id"] for e in found} == set(blob_ids)
+    assert {(e["outcome"], e["key_id"]) for e in found} == {("failed", str(old))}
+
+
 def test_no_key_and_no_wrap_is_in_the_trail(yard: Yard, folder: Path) -> None:
     blob_ids = yard.plant(10)
     yard.run(yard.start(Kind.MIGRATE, prove=Prove.ALL))
@@ -249,11 +261,19 @@ def test_a_full_disk_stops_a_verification_too_and_quarantines_nothing(
     assert yard.run(campaign, time_passes=True).state is State.COMPLETE
 
 
-def test_no_file_stays_open_behind_a_shard(yard: Yard, folder: Path) -> None:
+def test_no_file_stays_open_behind_a_shard_that_failed(
+    yard: Yard, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     yard.plant(8)
-    yard.world.kms.fail_next(DeniedError("no"))
-    yard.run(yard.start(Kind.MIGRATE), time_passes=True)
-    assert len(names(folder)) >= 2
+    proving = yard.world.kek.unwrap_many
+
+    def failing(*_: object) -> None:
+        monkeypatch.setattr(yard.world.kek, "unwrap_many", proving)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(yard.world.kek, "unwrap_many", failing)
+    yard.run(yard.start(Kind.MIGRATE, prove=Prove.ALL), time_passes=True)
+    assert len(orphans(yard, folder)) == 1
     open_files = [os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()]
     assert not [path for path in open_files if path.startswith(str(folder))]
 

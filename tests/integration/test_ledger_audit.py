@@ -90,6 +90,14 @@ def test_many_who_chain_at_once_make_one_chain(desk: Desk, tmp_path: Path) -> No
     assert list(check_trail(entries(desk), [tmp_path], None)) == []
 
 
+def test_while_one_chains_no_other_does(desk: Desk, tmp_path: Path) -> None:
+    note(desk, tmp_path, 3)
+    with desk.ledger.begin() as connection:
+        assert audit.chain_new(connection) == 3
+        assert chain(desk) == 0
+    assert [entry.place for entry in entries(desk)] == [1, 2, 3]
+
+
 def test_more_than_a_tick_chains_is_left_to_the_next(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

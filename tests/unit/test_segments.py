@@ -142,3 +142,27 @@ def test_a_folder_that_cannot_be_made_is_something_to_wait_for(tmp_path: Path) -
     (tmp_path / "audit").write_text("a file")
     with pytest.raises(AuditUnavailableError, match="nothing goes on before it can"):
         SegmentWriter.open(tmp_path / "audit", SOURCE, 0)
+
+
+def path_of(file: int) -> str:
+    return str(Path(f"/proc/self/fd/{file}").readlink())
+
+
+def test_a_segment_outlives_a_power_failure_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    writer = SegmentWriter.open(tmp_path, SOURCE, 0)
+    writer.append(LINES, 2)
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(path_of(fd)))
+    path = tmp_path / writer.close().name
+    assert synced == [str(path), str(path.parent)]
+
+
+def test_a_new_folder_outlives_a_power_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(path_of(fd)))
+    SegmentWriter.open(tmp_path / "audit", SOURCE, 0).abandon()
+    assert synced == [str(tmp_path), str(tmp_path / "audit")]
