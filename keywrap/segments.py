@@ -21,7 +21,9 @@ from keywrap.trailfaults import Fault, FaultKind
 
 _NAME = re.compile(r"[0-9]{1,10}/[0-9]{1,10}-[0-9]{1,19}-[0-9]{1,10}-[0-9a-f]{8}\.jsonl")
 _CHUNK = 1 << 20
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_PLAIN = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)  # Windows has the second only
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | _PLAIN
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
 
 
 class AuditUnavailableError(StoreUnavailableError):
@@ -71,9 +73,9 @@ class Segment:
 class SegmentWriter:
     """A segment that is being written; see `open`. Used by one thread."""
 
-    def __init__(self, file: int, name: str, source: Source) -> None:
+    def __init__(self, file: int, path: Path, source: Source) -> None:
         self._file = file
-        self._name = name
+        self._path = path
         self._source = source
         self._digest = hashlib.sha256()
         self._events = self._size = 0
@@ -97,11 +99,10 @@ class SegmentWriter:
         path = folder / name
         try:
             _make_folder(path.parent)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            file = os.open(path, flags, 0o600)
+            file = os.open(path, _NEW, 0o600)
         except OSError as error:
             raise _unavailable(path, error) from error
-        return cls(file, str(path), source)
+        return cls(file, path, source)
 
     def append(self, lines: bytes, events: int) -> None:
         """Hand whole lines to the operating system: they outlive this process from then on.
@@ -116,7 +117,7 @@ class SegmentWriter:
                 left = left[os.write(self._file, left) :]
         except OSError as error:
             self.abandon()
-            raise _unavailable(Path(self._name), error) from error
+            raise _unavailable(self._path, error) from error
         self._digest.update(lines)
         self._events += events
         self._size += len(lines)
@@ -127,17 +128,16 @@ class SegmentWriter:
         Raises:
             AuditUnavailableError: that cannot be promised.
         """
-        path = Path(self._name)
         try:
-            os.fchmod(self._file, 0o400)
+            self._path.chmod(0o400)
             os.fsync(self._file)
-            _sync_folder(path.parent)
+            _sync_folder(self._path.parent)
         except OSError as error:
-            raise _unavailable(path, error) from error
+            raise _unavailable(self._path, error) from error
         finally:
             self.abandon()
         return Segment(
-            name=f"{path.parent.name}/{path.name}",
+            name=f"{self._path.parent.name}/{self._path.name}",
             source=self._source,
             events=self._events,
             size=self._size,
@@ -170,6 +170,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
+    if os.name != "posix":  # Windows opens no folders
+        return
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
