@@ -5,6 +5,7 @@ campaign 7, shard 12, the third claim of that shard, and was the first that this
 follows is random, so that the trails of two ledgers never meet in one file.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -128,6 +129,8 @@ class SegmentWriter:
         Raises:
             AuditUnavailableError: that cannot be promised.
         """
+        if self._file < 0:
+            raise _unavailable(self._path, OSError(errno.EBADF, "it was given up"))
         try:
             self._path.chmod(0o400)
             os.fsync(self._file)
