@@ -159,6 +159,17 @@ class VersionSwitch(Protocol):
 
 
 @runtime_checkable
+class VersionFloor(Protocol):
+    """A provider whose service opens wraps from one version on: it closes none alone."""
+
+    def closes_with(self, version: KeyVersion) -> list[KeyVersion]:
+        """Return the versions before this one that still open, and would close with it."""
+
+    def stop_wrapping(self, version: KeyVersion) -> None:
+        """Let nothing be wrapped under a version, or one before it, any more."""
+
+
+@runtime_checkable
 class VersionOrder(Protocol):
     """A provider whose versions' names do not tell their order, such as key material ids."""
 

@@ -55,12 +55,15 @@ class Goal:
         selection: which wraps to move.
         prove: how to prove each new wrap.
         keep_previous: whether the old wrap stays beside the new one (the two-key envelope).
+        opens_all: whether both wraps and the content are opened even where the key service moves
+            wraps without showing the data keys: a canary's way.
     """
 
     target: KeyVersion
     selection: Selection
     prove: Prove
     keep_previous: bool = True
+    opens_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,7 @@ class Move:
         watch: the batch's eye on the store.
         reads_left: how often it may be read yet.
         seen: its sidecar as it was read.
+        source: the wrap to open, where it is not the one that readers use.
         data_key: its data key, where a step shows it.
         new: its new wrap.
         unwritten: whether a write of it failed.
@@ -110,6 +114,7 @@ class Move:
     watch: StoreWatch
     reads_left: int = READS
     seen: Seen | None = None
+    source: WrappedKey | None = None
     data_key: DataKey | None = field(default=None, repr=False)
     new: WrappedKey | None = None
     unwritten: bool = False
@@ -128,9 +133,9 @@ class Move:
 
     @property
     def old(self) -> WrappedKey:
-        """The wrap that was read."""
+        """The wrap that was read, and is to be opened."""
         assert self.seen is not None  # noqa: S101 - steps run in order
-        return self.seen.wrapped
+        return self.source or self.seen.wrapped
 
     def record(self, *, keep_previous: bool) -> bytes:
         """Return the sidecar with the new wrap in it.
@@ -155,7 +160,7 @@ class Move:
 
     def read_again(self, otherwise: Outcome, reason_code: str, detail: str) -> None:
         """Start this blob anew, or decide it where it has been read often enough."""
-        self.seen = self.data_key = self.new = None
+        self.seen = self.source = self.data_key = self.new = None
         self.reads_left -= 1
         if self.reads_left == 0:
             self.end(otherwise, reason_code, detail)

@@ -12,7 +12,7 @@ from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from keywrap.contents import ContentError, Proof, content_format
+from keywrap.contents import ContentError
 from keywrap.datakey import DataKey
 from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing, UnlistedKeyError
@@ -27,6 +27,7 @@ from keywrap.kms import (
     VersionOrder,
 )
 from keywrap.layout import UnsafeBlobIdError
+from keywrap.matching import require_match
 from keywrap.moves import (
     READS,
     Goal,
@@ -175,7 +176,10 @@ class Rewrapper:
         self._at_store(self._read_one, moves)
         if any(move.seen is None for move in moves):
             self.reader.store.check()  # an object that is away is its own matter; a store waits
-        seen = [move for move in moves if move.seen and not move.result]
+        self.decide([move for move in moves if move.seen and not move.result], goal)
+
+    def decide(self, seen: Sequence[Move], goal: Goal) -> None:
+        """Decide the blobs that need no rewrap, by what stands in their sidecars."""
         versions = {move.old.key_version for move in seen}
         there = {version for version in versions if self.keys.reaches(version, goal.target)}
         unborn = self._unborn(there - {goal.target})
@@ -212,10 +216,12 @@ class Rewrapper:
 
     def open(self, moves: Sequence[Move], goal: Goal) -> None:
         """Unwrap each data key, unless the KMS can move it without showing it."""
-        shown = [move for move in moves if not self._moves_server_side(move, goal)]
-        wraps = [(move.old, move.context) for move in shown]
+        self._show([move for move in moves if not self._moves_server_side(move, goal)])
+
+    def _show(self, moves: Sequence[Move]) -> None:
+        wraps = [(move.old, move.context) for move in moves]
         opened = open_each(self.keys, wraps, self.journal)
-        for move, key in zip(shown, opened, strict=True):
+        for move, key in zip(moves, opened, strict=True):
             if isinstance(key, DataKey):
                 move.data_key = key
             elif isinstance(key, RefusedError | UnlistedKeyError):
@@ -242,7 +248,8 @@ class Rewrapper:
             for move in moves
             if move.data_key
             and (
-                goal.prove is Prove.CONTENT
+                goal.opens_all
+                or goal.prove is Prove.CONTENT
                 # The target's own KEK binds, and was seen to: another's word is not taken for it.
                 or move.old.key_version.key != goal.target.key
                 or not self.keys.provider(move.old.key_version.key).binds_context
@@ -252,7 +259,7 @@ class Rewrapper:
 
     def _match_one(self, move: Move) -> None:
         try:
-            self._require_match(move)
+            require_match(self.reader, self.keys, self.legacy_content, move)
         except NotFoundError:
             # A writer may have replaced or deleted both since the sidecar was read: look again.
             move.read_again(
@@ -260,32 +267,6 @@ class Rewrapper:
             )
         except (ContentError, NotAnObjectError, UnsafeBlobIdError) as error:
             move.read_again(Outcome.QUARANTINED, error.reason_code, str(error))
-
-    def _require_match(self, move: Move) -> None:
-        """See that a data key opens its blob's content.
-
-        Raises:
-            ContentError: it does not, or nothing tells.
-        """
-        assert move.seen is not None  # noqa: S101 - steps run in order
-        assert move.data_key is not None  # noqa: S101 - the same
-        sidecar = move.seen.sidecar
-        name = self.reader.layout.content_name(move.blob_id, sidecar.object)
-        proof = content_format(sidecar.content or self.legacy_content).proves(
-            move.data_key,
-            lambda start, length: self.reader.store.read_range(name, start, length),
-        )
-        if proof is Proof.EMPTY and not self._is_tied(move):
-            raise ContentError(
-                "the content is empty, so it proves no data key, and the wrap is bound to no "
-                "blob: it may be another's",
-                "content_proves_nothing",
-            )
-
-    def _is_tied(self, move: Move) -> bool:
-        """Whether a wrap cannot be another blob's: its key binds it, or is every blob's."""
-        old = self.keys.provider(move.old.key_version.key)
-        return old.binds_context or not move.old.ciphertext
 
     def wrap(self, moves: Sequence[Move], goal: Goal) -> None:
         """Wrap each data key under the target, and check what the answer names."""
@@ -332,9 +313,11 @@ class Rewrapper:
 
     def prove(self, moves: Sequence[Move], goal: Goal) -> None:
         """Open each new wrap with the new KEK and compare; one failure stops the whole batch."""
+        if goal.opens_all:
+            self._unveil([move for move in moves if move.new and not move.data_key])
         known = [(move, move.new) for move in moves if move.data_key and move.new]
         target = self.keys.provider(goal.target.key)
-        if not known or target.proves_wraps:
+        if not known or (target.proves_wraps and not goal.opens_all):
             return
         news = [(new, move.context) for move, new in known]
         opened = unwrap_many(target, news, self.journal, "prove")
@@ -347,6 +330,11 @@ class Rewrapper:
                     "to its data key; no sidecar of this batch was replaced"
                 )
 
+    def _unveil(self, moves: Sequence[Move]) -> None:
+        """Open what the key service moved unseen, and match it against the blobs' content."""
+        self._show(moves)
+        self._at_store(self._match_one, [move for move in moves if move.data_key])
+
     def replace(self, moves: Sequence[Move], goal: Goal) -> None:
         """Replace each sidecar, only if it still is exactly what was read."""
         self._at_store(lambda move: self._replace_one(move, goal), moves)
@@ -355,17 +343,25 @@ class Rewrapper:
         """End a dry run: make each record that `replace` would write, and write none."""
         for move in moves:
             try:
-                move.record(keep_previous=goal.keep_previous)
+                self.record(move, goal)
             except BadSidecarError as error:
                 move.end(Outcome.QUARANTINED, error.reason_code, str(error))
             else:
                 move.end(Outcome.REWRAPPED)
 
+    def record(self, move: Move, goal: Goal) -> bytes:
+        """Return the sidecar that is to stand in the place of the one that was read.
+
+        Raises:
+            BadSidecarError: no reader would read it back as exactly this.
+        """
+        return move.record(keep_previous=goal.keep_previous)
+
     def _replace_one(self, move: Move, goal: Goal) -> None:
         assert move.seen is not None  # noqa: S101
         name = self.reader.layout.sidecar_name(move.blob_id)
         try:
-            data = move.record(keep_previous=goal.keep_previous)
+            data = self.record(move, goal)
             if move.seen.stored is None:
                 self.reader.store.create(name, data)
             else:

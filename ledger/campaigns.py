@@ -8,13 +8,23 @@ from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Prove, Selection, selects
-from ledger.states import FINISHED, MOVING, OPEN, WORKING, Kind, State, sources_of
+from ledger import retirements
+from ledger.states import (
+    FINISHED,
+    MOVING,
+    OPEN,
+    RESUMABLE,
+    REWRAPPING,
+    WORKING,
+    Kind,
+    State,
+    sources_of,
+)
 
 MIN_SAMPLE = 500
 """The least number of blobs that a sample opens: 0 bad of 459 shows under 1% bad with 99%
 confidence."""
 
-_MAX_PROBE_DELAY_S = 30.0
 _REQUESTS = 0x7277_0001
 """Advisory lock: campaign requests are judged one at a time."""
 
@@ -50,6 +60,9 @@ class Request:
         store: which store, as the configuration that it was asked with describes it; a worker of
             another configuration does not touch it. Empty: any.
         plan_of: what a plan plans for, `migrate` or `rotate`; None for every other kind.
+        follows: the campaign whose wraps are sealed or undone; None for every other kind.
+        backs_up: whether each wrap is backed up before it is replaced.
+        escrow: whether the backup holds the data keys themselves too.
     """
 
     kind: Kind
@@ -61,6 +74,9 @@ class Request:
     sample_size: int | None = None
     store: str = ""
     plan_of: Kind | None = None
+    follows: int | None = None
+    backs_up: bool = False
+    escrow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +102,27 @@ class Campaign:
     started_at: datetime | None
     finished_at: datetime | None
     plan_of: Kind | None
+    follows: int | None = None
+    backs_up: bool = False
+    escrow: bool = False
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing more happens by itself."""
         return self.state in FINISHED
+
+    @property
+    def stage(self) -> State:
+        """What its shards are for: its state, or the one it goes back to after a wait."""
+        return self.state if self.state in RESUMABLE else self.resume_state or self.state
+
+    @property
+    def has_canary_out(self) -> bool:
+        """Whether what its verifying task opens is its canary, and not yet the proof of its wraps.
+
+        The canary of a queue without hosts may come back when others have begun to rewrap.
+        """
+        return self.kind in REWRAPPING and self.passes == 0
 
     @property
     def selection(self) -> Selection:
@@ -107,7 +139,7 @@ class Campaign:
 _COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
     "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
-    "plan_of"
+    "plan_of, follows, backs_up, escrow"
 )
 
 
@@ -133,13 +165,15 @@ def request(connection: Connection, asked: Request) -> int:
     """
     if asked.kind in MOVING:
         refuse_overlap(connection, asked.prefix)
+        _refuse_retired(connection, asked)
     campaign_id = int(
         connection.execute(
             text(
                 "INSERT INTO campaign"
                 " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by,"
-                " plan_of) VALUES"
-                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan)"
+                " plan_of, follows, backs_up, escrow) VALUES"
+                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan,"
+                " :follows, :backs_up, :escrow)"
                 " RETURNING id"
             ),
             {
@@ -152,12 +186,43 @@ def request(connection: Connection, asked: Request) -> int:
                 "store": asked.store,
                 "by": asked.requested_by,
                 "plan": asked.plan_of,
+                "follows": asked.follows,
+                "backs_up": asked.backs_up,
+                "escrow": asked.escrow,
             },
         ).scalar_one()
     )
     for table in ("inventory", "outcome"):
         _add_partition(connection, table, campaign_id)
     return campaign_id
+
+
+def lock_requests(connection: Connection) -> None:
+    """Judge requests alone until the end of this transaction."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REQUESTS})
+
+
+def _refuse_retired(connection: Connection, asked: Request) -> None:
+    """Refuse to put wraps under a KEK version that is being taken out of use.
+
+    Judged under the lock of `refuse_overlap`, which whoever retires a version takes as well.
+    """
+    retiring = retirements.any_open(connection)
+    if asked.kind is Kind.UNDO and retiring:
+        # What an undo puts back may need just that version.
+        raise RequestRefusedError(
+            "key_version_retiring",
+            f"{retiring} is being retired, and an undo may put wraps back that need it; nothing "
+            "was changed",
+            f"rewrap retire {retiring} --status",
+        )
+    to_it = asked.kind in REWRAPPING and asked.target is not None
+    if to_it and asked.target and retirements.is_barred(connection, asked.target):
+        raise RequestRefusedError(
+            "key_version_retired",
+            f"{asked.target} is retired or being retired; nothing was changed",
+            f"rewrap retire {asked.target} --status",
+        )
 
 
 def refuse_overlap(connection: Connection, prefix: str) -> None:
@@ -168,7 +233,7 @@ def refuse_overlap(connection: Connection, prefix: str) -> None:
     Raises:
         RequestRefusedError: there is such a campaign.
     """
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _REQUESTS})
+    lock_requests(connection)
     other = connection.execute(
         text(
             "SELECT id, kind, prefix FROM campaign"
@@ -283,61 +348,10 @@ def step(
             "reason_code": reason_code,
             "reason": reason,
             "finished": list(FINISHED),
-            "resumable": [State.PLANNED, State.INVENTORY, State.RUNNING, State.VERIFYING],
+            "resumable": list(RESUMABLE),
         },
     )
     return changed.rowcount == 1
-
-
-def block(connection: Connection, campaign_id: int, reason_code: str, reason: str) -> None:
-    """Make a campaign wait for a KEK or service; it goes on by itself when that is mended."""
-    step(
-        connection,
-        campaign_id,
-        State.BLOCKED,
-        sources=[State.INVENTORY, State.RUNNING, State.VERIFYING],
-        reason_code=reason_code,
-        reason=reason,
-    )
-    connection.execute(
-        text(
-            "UPDATE campaign SET reason_code = :reason_code, reason = :reason"
-            " WHERE id = :id AND state = 'blocked'"
-        ),
-        {"id": campaign_id, "reason_code": reason_code, "reason": reason},
-    )
-
-
-def probe_due(connection: Connection, campaign_id: int) -> bool:
-    """Whether a blocked campaign is to be tried now; each time the next is twice as far away."""
-    return bool(
-        connection.execute(
-            text(
-                "UPDATE campaign"
-                " SET probe_at = clock_timestamp() + make_interval(secs => probe_delay_s),"
-                " probe_delay_s = least(probe_delay_s * 2, :most)"
-                " WHERE id = :id AND state = 'blocked'"
-                " AND (probe_at IS NULL OR probe_at <= clock_timestamp())"
-            ),
-            {"id": campaign_id, "most": _MAX_PROBE_DELAY_S},
-        ).rowcount
-    )
-
-
-def unblock(connection: Connection, campaign_id: int) -> None:
-    """Go on, since a shard made progress; what failed while blocked is no shard's fault."""
-    unblocked = connection.execute(
-        text(
-            "UPDATE campaign SET state = resume_state, reason_code = NULL, reason = NULL,"
-            " probe_at = NULL, probe_delay_s = 1 WHERE id = :id AND state = 'blocked'"
-        ),
-        {"id": campaign_id},
-    )
-    if unblocked.rowcount:
-        connection.execute(
-            text("UPDATE shard SET attempt = 0 WHERE campaign_id = :id AND state = 'waiting'"),
-            {"id": campaign_id},
-        )
 
 
 def count_pass(connection: Connection, campaign_id: int) -> None:

@@ -1,6 +1,6 @@
 """What scans of the store found: the inventory, its census, and stragglers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, RowMapping, text
@@ -122,6 +122,7 @@ def note_stragglers(
     *,
     last_pass: bool,
     queue_of: QueueOf = queues.everyone,
+    opened_with: Callable[[Finding], KeyVersion | None] = lambda finding: finding.key_version,
 ) -> int:
     """Take up blobs that a fresh scan found still to move.
 
@@ -135,12 +136,13 @@ def note_stragglers(
         found: what the scan found still to move.
         last_pass: whether it was the last scan.
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
+        opened_with: the KEK version that opens what the campaign needs of a blob.
 
     Returns:
         How many blobs were taken up.
     """
     taken: list[str] = []
-    for queue, group in queues.by_host([(f, f.key_version) for f in found], queue_of):
+    for queue, group in queues.by_host([(f, opened_with(f)) for f in found], queue_of):
         taken += _take_up(connection, campaign_id, queue, group)
     if last_pass and taken:
         _give_to_writers(connection, campaign_id, taken)

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from keywrap.rewrapping import Outcome
-from ledger.states import Kind, ShardKind, ShardState
+from ledger.states import OPENING, Kind, ShardKind, ShardState
 
 WORK_OF = {
     Kind.INVENTORY: ShardKind.INVENTORY,
@@ -16,6 +16,9 @@ WORK_OF = {
     Kind.ROTATE: ShardKind.REWRAP,
     Kind.VERIFY: ShardKind.VERIFY,
     Kind.PLAN: ShardKind.VERIFY,
+    Kind.BACKUP: ShardKind.BACKUP,
+    Kind.SEAL: ShardKind.REWRAP,
+    Kind.UNDO: ShardKind.REWRAP,
 }
 """The shards whose counters are the campaign's counts."""
 
@@ -91,7 +94,7 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
     work = [row for row in rows if row.kind == WORK_OF[kind]]
     counts = {o: int(sum(getattr(row, o) for row in work)) for o in Outcome}
     scanned = int(sum(row.total for row in work))
-    done = scanned if kind is Kind.INVENTORY else sum(counts.values())
+    done = scanned if kind in {Kind.INVENTORY, Kind.BACKUP} else sum(counts.values())
     seconds = _seconds(work)
     proofs = [r for r in rows if r.kind == ShardKind.VERIFY and r.state == ShardState.DONE]
     return Progress(
@@ -101,7 +104,8 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
         shards={(ShardKind(row.kind), ShardState(row.state)): row.shards for row in rows},
         unclaimed=int(sum(row.lapses for row in rows if row.state != ShardState.DONE)),
         rate_per_s=done / seconds if seconds and done else None,
-        verified=int(sum(row.total for row in proofs)),
+        # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
+        verified=int(sum(row.total if kind in OPENING else row.current for row in proofs)),
     )
 
 
@@ -115,6 +119,33 @@ def _seconds(work: Sequence[Row[Any]]) -> float:
     else:
         end = work[0].now
     return float((end - min(started)).total_seconds())
+
+
+def counts(connection: Connection, campaign_id: int, kind: ShardKind) -> dict[Outcome, int]:
+    """Add up what the shards of a kind came to."""
+    sums = ", ".join(f"coalesce(sum({o}), 0)::bigint AS {o}" for o in Outcome)
+    row = connection.execute(
+        text(
+            f"SELECT {sums} FROM shard"  # noqa: S608 - constants
+            " WHERE campaign_id = :campaign AND kind = :kind"
+        ),
+        {"campaign": campaign_id, "kind": kind},
+    ).one()
+    return {o: int(getattr(row, o)) for o in Outcome}
+
+
+def finished(connection: Connection, campaign_id: int, kind: ShardKind) -> int:
+    """Return how many shards of a kind are done."""
+    return int(
+        connection.scalar(
+            text(
+                "SELECT count(*) FROM shard"
+                " WHERE campaign_id = :campaign AND kind = :kind AND state = 'done'"
+            ),
+            {"campaign": campaign_id, "kind": kind},
+        )
+        or 0
+    )
 
 
 def scan_seconds(connection: Connection, campaign_id: int) -> float:

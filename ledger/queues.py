@@ -68,6 +68,19 @@ def unserved(connection: Connection, campaign_id: int) -> dict[str, bool]:
     return {row.queue: row.is_idle for row in rows}
 
 
+def any_canary_is_back(connection: Connection, campaign_id: int) -> bool:
+    """Whether the hosts of some queue have opened all of a campaign's canary that is theirs."""
+    return bool(
+        connection.scalar(
+            text(
+                "SELECT EXISTS (SELECT 1 FROM shard WHERE campaign_id = :campaign"
+                " AND kind = 'verify' GROUP BY queue HAVING bool_and(state = 'done'))"
+            ),
+            {"campaign": campaign_id},
+        )
+    )
+
+
 def wake(connection: Connection, campaign_id: int, queue: str) -> None:
     """Note that a worker serves a queue again: what was offered in vain is to wait no longer."""
     connection.execute(

@@ -28,7 +28,45 @@ def cut(connection: Connection, campaign: Campaign, queue_of: QueueOf = queues.e
         of those that would move; otherwise the campaign's fraction of what it rewrapped or found
         current, and never under `MIN_SAMPLE`.
     """
-    drawn = _draw(connection, campaign)
+    return _cut(connection, campaign, _draw(connection, campaign), queue_of)
+
+
+def cut_canary(
+    connection: Connection, campaign: Campaign, wanted: int, queue_of: QueueOf = queues.everyone
+) -> int:
+    """Draw blobs that a campaign is about to move, and cut them into shards of the verifying task.
+
+    Args:
+        connection: the transaction.
+        campaign: the campaign; its inventory is complete.
+        wanted: how many to draw, if there are as many.
+        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
+
+    Returns:
+        How many blobs were drawn.
+    """
+    versions = _versions(connection, campaign)
+    drawn = connection.execute(
+        text(
+            "SELECT blob_id, key_version_id AS key FROM inventory WHERE campaign_id = :campaign"
+            " AND key_version_id = ANY(:moving) ORDER BY random() LIMIT :wanted"
+        ),
+        {
+            "campaign": campaign.id,
+            "moving": [i for i, version in versions.items() if campaign.moves(version)],
+            "wanted": wanted,
+        },
+    )
+    found = [(row.blob_id, versions.get(row.key)) for row in drawn]
+    return _cut(connection, campaign, found, queue_of)
+
+
+def _cut(
+    connection: Connection,
+    campaign: Campaign,
+    drawn: Sequence[tuple[str, KeyVersion | None]],
+    queue_of: QueueOf,
+) -> int:
     for queue, group in queues.by_host(drawn, queue_of):
         for start in range(0, len(group), SHARD_BLOBS):
             _add_shard(connection, campaign, queue, group[start : start + SHARD_BLOBS])

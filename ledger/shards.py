@@ -5,17 +5,17 @@ nor lose a lease by it.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from keywrap.rewrapping import Outcome, Result
-from ledger import campaigns, queues
+from ledger import blocking, campaigns, queues
 from ledger.campaigns import Campaign
 from ledger.queues import QUEUE
-from ledger.states import OPENING, WORKING, ShardKind, State
+from ledger.states import OPENING, WORKING, ShardKind
 
 _MOST_BETWEEN_OFFERS_S = 10
 
@@ -110,6 +110,10 @@ def offer(
             " picked AS (SELECT next.id FROM lane, LATERAL (SELECT id FROM shard"
             "   WHERE campaign_id = :campaign AND queue = lane.queue AND state = 'waiting'"
             "   AND kind = ANY(:kinds)"
+            # Nothing is written by the hosts of a queue whose canary is not back.
+            "   AND (kind <> 'rewrap' OR NOT EXISTS (SELECT 1 FROM shard canary"
+            "     WHERE canary.campaign_id = :campaign AND canary.queue = lane.queue"
+            "     AND canary.kind = 'verify' AND canary.state <> 'done'))"
             "   AND (not_before IS NULL OR not_before <= clock_timestamp())"
             # A probe tries any: the first may hold just the wrap that is barred.
             "   ORDER BY CASE WHEN :window = 1 THEN random() ELSE shard_no END"
@@ -286,7 +290,17 @@ def record(
         },
     )
     if results:
-        campaigns.unblock(connection, lease.campaign.id)
+        blocking.unblock(connection, lease.campaign.id)
+
+
+def count(connection: Connection, lease: Lease, counts: Mapping[str, int]) -> None:
+    """Note what a sample came to, all in all: its blobs have their outcomes from elsewhere.
+
+    Raises:
+        LeaseLostError: the shard is not this worker's any more.
+    """
+    sets = ", ".join(f"{o} = :{o}" for o in Outcome)
+    _fenced(connection, lease, sets, {o.value: counts.get(o, 0) for o in Outcome})
 
 
 def finish(connection: Connection, lease: Lease, total: int | None = None) -> None:
@@ -307,7 +321,7 @@ def finish(connection: Connection, lease: Lease, total: int | None = None) -> No
         " total = coalesce(CAST(:total AS int), total)",
         {"total": total},
     )
-    campaigns.unblock(connection, lease.campaign.id)
+    blocking.unblock(connection, lease.campaign.id)
 
 
 def hand_back(
@@ -345,56 +359,3 @@ def _fenced(
     )
     if changed.rowcount != 1:
         raise LeaseLostError(f"shard {lease.shard_no} was taken back")
-
-
-def give_up(connection: Connection, max_attempts: int) -> list[int]:
-    """Give up shards whose workers die or fail again and again.
-
-    Blobs without an outcome become `failed`, so that the others are not held up for ever and
-    `retry` takes these again. A scan that cannot be finished stops its campaign.
-
-    Returns:
-        The ids of the campaigns whose scan cannot be finished.
-    """
-    worn_out = connection.execute(
-        text(
-            "SELECT shard.id, campaign_id, shard_no, shard.kind FROM shard"
-            " JOIN campaign ON campaign.id = campaign_id AND campaign.state = ANY(:working)"
-            " WHERE shard.state = 'waiting' AND attempt >= :most FOR UPDATE OF shard SKIP LOCKED"
-        ),
-        {"most": max_attempts, "working": list(WORKING - {State.BLOCKED})},
-    ).all()
-    stuck = []
-    for shard in worn_out:
-        campaign = campaigns.get(connection, shard.campaign_id)
-        opens = shard.kind == ShardKind.REWRAP or (campaign and campaign.kind in OPENING)
-        if opens and shard.kind in {ShardKind.REWRAP, ShardKind.VERIFY}:
-            _fail_remaining(connection, shard.id, shard.campaign_id, shard.shard_no)
-        else:
-            stuck.append(shard.campaign_id)
-    return stuck
-
-
-def _fail_remaining(
-    connection: Connection, shard_id: UUID, campaign_id: int, shard_no: int
-) -> None:
-    failed = connection.execute(
-        text(
-            "INSERT INTO outcome (campaign_id, shard_no, blob_id, outcome, reason_code, detail)"
-            " SELECT :campaign, :no, b.blob_id, 'failed', 'attempts_exhausted',"
-            "   'the workers of its shard died or failed again and again'"
-            " FROM (SELECT blob_id FROM inventory WHERE campaign_id = :campaign"
-            "   AND shard_no = :no UNION ALL SELECT blob_id FROM sample"
-            "   WHERE campaign_id = :campaign AND shard_no = :no) b"
-            " WHERE NOT EXISTS (SELECT 1 FROM outcome o"
-            "   WHERE o.campaign_id = :campaign AND o.blob_id = b.blob_id)"
-        ),
-        {"campaign": campaign_id, "no": shard_no},
-    ).rowcount
-    connection.execute(
-        text(
-            "UPDATE shard SET failed = failed + :failed, state = 'done',"
-            " finished_at = clock_timestamp() WHERE id = :id"
-        ),
-        {"id": shard_id, "failed": failed},
-    )

@@ -11,10 +11,19 @@ class Kind(StrEnum):
     ROTATE = "rotate"  # one managed KEK version to another
     VERIFY = "verify"  # opens blobs and their content; changes nothing
     PLAN = "plan"  # opens a sample as a campaign would, and changes nothing
+    BACKUP = "backup"  # writes the wraps to an encrypted backup; changes nothing
+    SEAL = "seal"  # strips the wraps before the newest, which a campaign has left
+    UNDO = "undo"  # puts the wraps back that a campaign has replaced
 
 
-MOVING = (Kind.MIGRATE, Kind.ROTATE)
-"""Kinds that replace wraps. No other may ever write to a sidecar."""
+REWRAPPING = (Kind.MIGRATE, Kind.ROTATE)
+"""Kinds that make new wraps: they begin with a canary, and the rate ramps up after it."""
+
+FOLLOWING = (Kind.SEAL, Kind.UNDO)
+"""Kinds that follow another campaign, and change what that one has left."""
+
+MOVING = (*REWRAPPING, *FOLLOWING)
+"""Kinds that replace sidecars. No other may ever write to one."""
 
 OPENING = (Kind.VERIFY, Kind.PLAN)
 """Kinds whose outcomes are what their verify shards say of blobs."""
@@ -25,27 +34,51 @@ class State(StrEnum):
 
     PLANNED = "planned"  # asked for; the next tick takes it up
     INVENTORY = "inventory"  # workers list the store and read the sidecars
+    BACKUP = "backup"  # the wraps about to be replaced go into an encrypted backup
+    CANARY = "canary"  # a random sample goes through all steps but the write, and is opened
     RUNNING = "running"  # workers rewrap
     VERIFYING = "verifying"  # a fresh scan for stragglers, and the sample is opened
     PAUSING = "pausing"  # no new shards; those in work are handed back
     PAUSED = "paused"  # a person resumes
     BLOCKED = "blocked"  # a KEK or service refuses; one shard at a time tries until it is mended
-    STOPPED = "stopped"  # a proof failed, or nothing opens; a person looks and resumes
+    STOPPED = "stopped"  # a gate stopped it: a proof failed, too many fail; a person resumes
     COMPLETE = "complete"  # every blob is where it should be, and a fresh scan found no straggler
     COMPLETE_WITH_EXCEPTIONS = "complete_with_exceptions"  # done, but some blobs need a person
     CANCELLING = "cancelling"  # as pausing, for good
     CANCELLED = "cancelled"  # what was rewrapped stays so
 
 
-_WORK = {State.INVENTORY, State.RUNNING, State.VERIFYING}
+_WORK = {State.INVENTORY, State.BACKUP, State.CANARY, State.RUNNING, State.VERIFYING}
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.PLANNED: frozenset({State.INVENTORY, State.PAUSED, State.CANCELLED}),
     State.INVENTORY: frozenset(
         {
-            State.RUNNING,  # every sidecar has been read
+            State.BACKUP,  # every sidecar has been read
+            State.CANARY,  # likewise, and the configuration wants no backup
+            State.RUNNING,  # likewise, and nothing new is wrapped
             State.VERIFYING,  # a verify campaign or a plan opens what was listed
             State.COMPLETE,  # an inventory is all that was asked for
+            State.BLOCKED,
+            State.STOPPED,
+            State.PAUSING,
+            State.CANCELLING,
+        }
+    ),
+    State.BACKUP: frozenset(
+        {
+            State.CANARY,  # the backup is whole, and was read back
+            State.RUNNING,  # likewise, and the canary was passed before or nothing new is wrapped
+            State.COMPLETE,  # a backup is all that was asked for
+            State.BLOCKED,
+            State.STOPPED,
+            State.PAUSING,
+            State.CANCELLING,
+        }
+    ),
+    State.CANARY: frozenset(
+        {
+            State.RUNNING,  # every blob of the sample opens to what it was
             State.BLOCKED,
             State.STOPPED,
             State.PAUSING,
@@ -64,6 +97,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.VERIFYING: frozenset(
         {
             State.RUNNING,  # the fresh scan found stragglers
+            State.BACKUP,  # likewise, and their wraps are in no backup yet
             State.COMPLETE,
             State.COMPLETE_WITH_EXCEPTIONS,
             State.BLOCKED,
@@ -82,6 +116,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.COMPLETE: frozenset(),
     State.CANCELLED: frozenset(),
 }
+
+RESUMABLE = frozenset({State.PLANNED, *_WORK})
+"""States that a campaign goes back to after a wait."""
 
 WORKING = frozenset({*_WORK, State.BLOCKED})
 """States in which a worker may claim a shard. A blocked campaign is probed by one at a time."""
@@ -102,7 +139,9 @@ class ShardKind(StrEnum):
     INVENTORY = "inventory"  # one part of the store is listed and its sidecars are read
     REWRAP = "rewrap"  # the blobs of the shard are brought to the target
     STRAGGLERS = "stragglers"  # one part of the store is scanned anew for wraps still to move
-    VERIFY = "verify"  # blobs are opened, content and all; in a plan, all but rewrapped
+    VERIFY = "verify"  # blobs are opened, content and all; in a plan or canary, all but rewrapped
+    BACKUP = "backup"  # the sidecars of blobs are written to one part of a backup
+    MANIFEST = "manifest"  # the backup's list of parts is written
 
 
 class ShardState(StrEnum):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -26,7 +27,8 @@ from sqlalchemy import (
 
 from keywrap.controlfile import Cutover
 from keywrap.rewrapping import Outcome
-from ledger.states import MOVING, Kind, ShardKind, ShardState, State
+from ledger.retirements import Step
+from ledger.states import FOLLOWING, REWRAPPING, Kind, ShardKind, ShardState, State
 
 metadata = MetaData(
     naming_convention={
@@ -76,8 +78,15 @@ campaign = Table(
     _now(),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
-    Column("plan_of", Text, CheckConstraint(_one_of("plan_of", MOVING), name="plan_of")),
+    Column("plan_of", Text, CheckConstraint(_one_of("plan_of", REWRAPPING), name="plan_of")),
+    # The campaign whose wraps are sealed or undone.
+    Column("follows", ForeignKey("campaign.id")),
+    # Whether no wrap is replaced before an encrypted backup of it was written and read back.
+    Column("backs_up", Boolean, nullable=False, server_default=text("false")),
+    # Whether the backup holds the data keys themselves too.
+    Column("escrow", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("(kind = 'plan') = (plan_of IS NOT NULL)", name="plan"),
+    CheckConstraint(f"({_one_of('kind', FOLLOWING)}) = (follows IS NOT NULL)", name="follows"),
 )
 
 shard = Table(
@@ -163,6 +172,34 @@ sample = Table(
     Column("blob_id", Text(collation="C"), primary_key=True),
 )
 
+# The encrypted backup of a campaign's wraps: its parts, and the digest of the list of them.
+backup_part = Table(
+    "backup_part",
+    metadata,
+    Column("campaign_id", ForeignKey("campaign.id", ondelete="CASCADE"), primary_key=True),
+    Column("shard_no", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("blobs", Integer, nullable=False),
+    Column("escrowed", Integer, nullable=False),
+)
+
+backup = Table(
+    "backup",
+    metadata,
+    Column("campaign_id", ForeignKey("campaign.id", ondelete="CASCADE"), primary_key=True),
+    Column("serial", Integer, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("manifest", Text, nullable=False),  # the name of the newest list of parts
+    Column("sha256", Text, nullable=False),
+    Column("blobs", BigInteger, nullable=False),
+    Column("recipients", Text, nullable=False),
+    # When a person opened it with the offline identity and all of it was whole.
+    Column("verified_at", DateTime(timezone=True)),
+    _now(),
+)
+
 kek_rotation = Table(
     "kek_rotation",
     metadata,
@@ -177,6 +214,36 @@ kek_rotation = Table(
     # One at a time for a KEK, so that a rotation cut off is taken up and never minted twice.
     Index(
         "kek_rotation_open_idx", "key", unique=True, postgresql_where=text("finished_at IS NULL")
+    ),
+)
+
+# A KEK version taken out of use, step by step. None is ever deleted from here.
+retirement = Table(
+    "retirement",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("step", Text, CheckConstraint(_one_of("step", Step), name="step"), nullable=False),
+    Column("closes", ARRAY(Text), nullable=False),  # what the service closes with it
+    Column("reason_code", Text),
+    Column("reason", Text),
+    Column("requested_by", Text, nullable=False),
+    _now(),
+    Column(
+        "step_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=text("clock_timestamp()"),
+    ),
+    Column("finished_at", DateTime(timezone=True)),
+    # One at a time for a KEK version, so that one cut off is taken up again.
+    Index(
+        "retirement_open_idx",
+        "key",
+        "version",
+        unique=True,
+        postgresql_where=text("step NOT IN ('retired', 'refused')"),
     ),
 )
 

@@ -90,10 +90,11 @@ def reopen(connection: Connection, campaign_id: int, outcomes: list[Outcome]) ->
         text(
             f"UPDATE shard SET {sets}, state = 'waiting', attempt = 0, lapses = 0,"  # noqa: S608
             " until = NULL, not_before = NULL, finished_at = NULL"
-            f" WHERE campaign_id = :id AND kind IN ('rewrap', 'verify')"
+            " WHERE campaign_id = :id AND (kind = 'rewrap' OR kind = 'verify' AND EXISTS ("
+            "   SELECT 1 FROM campaign WHERE id = :id AND kind = ANY(:opening)))"
             f" AND {' + '.join(outcomes)} > 0"
         ),
-        {"id": campaign_id},
+        {"id": campaign_id, "opening": list(OPENING)},
     )
     return connection.execute(
         text("DELETE FROM outcome WHERE campaign_id = :id AND outcome = ANY(:outcomes)"),

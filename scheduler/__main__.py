@@ -8,6 +8,7 @@ import click
 
 from embedded.errors import EmbeddedError
 from keywrap.audithead import AuditHeadError
+from keywrap.backups.bundle import BackupError
 from keywrap.config import ConfigError
 from keywrap.control import ControlError
 from keywrap.kms import DeniedError, KmsError
@@ -16,12 +17,13 @@ from keywrap.stores import StoreError
 from ledger.campaigns import RequestRefusedError
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from scheduler.commands import rewrap
-from scheduler.desk import REFUSED, UNREACHABLE, USAGE, DeskError
+from scheduler.desk import EXCEPTIONS, REFUSED, UNREACHABLE, USAGE, DeskError
 
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141
 
 _WORDS: dict[type[Exception], tuple[int, str, str]] = {
+    BackupError: (EXCEPTIONS, "backup", "rewrap backup list"),
     ConfigError: (USAGE, "configuration", "mend the configuration, then run it again"),
     SigningKeyError: (USAGE, "signing_key", "check private_key_file in the configuration"),
     AuditHeadError: (REFUSED, "audit_head", "rewrap audit verify"),

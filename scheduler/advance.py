@@ -4,19 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from keywrap.rewrapping import Outcome, Prove
-from ledger import campaigns, progress, queues, samples, shards, wishes
+from ledger import backups, campaigns, progress, queues, samples, shards, wishes
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.queues import QueueOf
-from ledger.states import MOVING, OPENING, Kind, ShardKind, ShardState, State
+from ledger.states import MOVING, OPENING, REWRAPPING, Kind, ShardKind, ShardState, State
+from scheduler import gates
+from scheduler.gates import Stop
 from tasks.scans import MAX_PASSES
+from workers.settings import DEFAULT_GATES, Gates
 
 _PASSES_FOR_CONFLICTS = MAX_PASSES - 2
 """The last two passes are for fresh scans: one whose stragglers are moved, and one to end."""
-
-_MANY = 100
-"""So many quarantined blobs and not one that opened are a wrong key's, not the blobs' fault."""
 
 _IN_WORK = (ShardState.OFFERED, ShardState.LEASED)
 
@@ -26,6 +26,7 @@ def advance(
     campaign: Campaign,
     scan_parts: int,
     queue_of: QueueOf = queues.everyone,
+    limits: Gates = DEFAULT_GATES,
 ) -> bool:
     """Take a campaign one step further, if it is ready for one.
 
@@ -34,6 +35,7 @@ def advance(
         campaign: the campaign.
         scan_parts: how many parts the store is scanned in.
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
+        limits: when it stops by itself.
 
     Returns:
         Whether it stepped.
@@ -42,22 +44,23 @@ def advance(
     if step is None:
         return False
     done = progress.read(connection, campaign.id, campaign.kind)
-    return step(connection, campaign, done, _Cut(scan_parts, queue_of))
+    return step(connection, campaign, done, _Rules(scan_parts, queue_of, limits))
 
 
 @dataclass(frozen=True, slots=True)
-class _Cut:
-    """How work is cut into shards."""
+class _Rules:
+    """How work is cut into shards, and when it stops."""
 
     scan_parts: int
     queue_of: QueueOf
+    limits: Gates
 
 
-def _plan(connection: Connection, campaign: Campaign, _done: Progress, cut: _Cut) -> bool:
+def _plan(connection: Connection, campaign: Campaign, _done: Progress, rules: _Rules) -> bool:
     # The step first, here and below: a tick that is late finds the state changed, and adds nothing.
     if not campaigns.step(connection, campaign.id, State.INVENTORY):
         return False
-    _add_scan(connection, campaign, ShardKind.INVENTORY, cut.scan_parts)
+    _add_scan(connection, campaign, ShardKind.INVENTORY, rules.scan_parts)
     return True
 
 
@@ -66,7 +69,7 @@ def _add_scan(connection: Connection, campaign: Campaign, kind: ShardKind, scan_
         shards.add(connection, campaign.id, kind, part=part, parts=scan_parts)
 
 
-def _inventory(connection: Connection, campaign: Campaign, done: Progress, cut: _Cut) -> bool:
+def _inventory(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
     if not _all_done(done, ShardKind.INVENTORY):
         return False
     if campaign.kind is Kind.INVENTORY:
@@ -74,22 +77,75 @@ def _inventory(connection: Connection, campaign: Campaign, done: Progress, cut: 
     if campaign.kind in OPENING:
         stepped = campaigns.step(connection, campaign.id, State.VERIFYING)
         if stepped and campaign.sample_size is not None:
-            samples.cut(connection, campaign, cut.queue_of)
+            samples.cut(connection, campaign, rules.queue_of)
         return stepped
+    if campaign.kind is Kind.BACKUP or campaign.backs_up:
+        return _back_up(connection, campaign)
+    return _begin(connection, campaign, rules)
+
+
+def _back_up(connection: Connection, campaign: Campaign) -> bool:
+    if not campaigns.step(connection, campaign.id, State.BACKUP):
+        return False
+    backups.cut(connection, campaign)
+    return True
+
+
+def _backup(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
+    if not _all_done(done, ShardKind.BACKUP):
+        return False
+    if backups.list_parts_due(connection, campaign.id):
+        return True
+    if not _all_done(done, ShardKind.MANIFEST):
+        return False
+    if campaign.kind is Kind.BACKUP:
+        return campaigns.step(connection, campaign.id, State.COMPLETE)
+    return _begin(connection, campaign, rules)
+
+
+def _begin(connection: Connection, campaign: Campaign, rules: _Rules) -> bool:
+    is_new = campaign.kind in REWRAPPING and campaign.passes == 0
+    if not is_new or rules.limits.canary == 0:
+        return campaigns.step(connection, campaign.id, State.RUNNING)
+    if not campaigns.step(connection, campaign.id, State.CANARY):
+        return False
+    samples.cut_canary(connection, campaign, rules.limits.canary, rules.queue_of)
+    return True
+
+
+def _canary(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
+    if not _all_done(done, ShardKind.VERIFY) and not queues.any_canary_is_back(
+        connection, campaign.id
+    ):
+        return False  # one of a queue without hosts holds up nobody but that queue
+    if stop := _canary_stop(connection, campaign, rules):
+        return _stop(connection, campaign, stop)
     return campaigns.step(connection, campaign.id, State.RUNNING)
 
 
-def _running(connection: Connection, campaign: Campaign, done: Progress, cut: _Cut) -> bool:
-    if _nothing_opens(done) and not campaign.gates_passed:
-        return campaigns.step(
-            connection,
-            campaign.id,
-            State.STOPPED,
-            reason_code="nothing_opens",
-            reason=f"{done.counts[Outcome.QUARANTINED]} blobs are quarantined and not one opened: "
-            "is a legacy key wrong? Nothing was changed. Mend it and restart the workers; resume "
-            "goes on, and `rewrap retry --quarantined` takes these up again",
-        )
+def _canary_stop(connection: Connection, campaign: Campaign, rules: _Rules) -> Stop | None:
+    if campaign.gates_passed or not campaign.has_canary_out:
+        return None
+    counts = progress.counts(connection, campaign.id, ShardKind.VERIFY)
+    return gates.of_canary(counts, rules.limits)
+
+
+def _stop(connection: Connection, campaign: Campaign, stop: Stop) -> bool:
+    return campaigns.step(
+        connection,
+        campaign.id,
+        State.STOPPED,
+        reason_code=stop.reason_code,
+        reason=stop.reason,
+    )
+
+
+def _running(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
+    stop = _canary_stop(connection, campaign, rules)
+    if not campaign.gates_passed:
+        stop = stop or gates.of_run(done, rules.limits)
+    if stop is not None:
+        return _stop(connection, campaign, stop)
     if not _all_done(done, ShardKind.REWRAP):
         return False
     if done.counts[Outcome.CONFLICT] and campaign.passes < _PASSES_FOR_CONFLICTS:
@@ -98,42 +154,34 @@ def _running(connection: Connection, campaign: Campaign, done: Progress, cut: _C
         return wishes.reopen(connection, campaign.id, [Outcome.CONFLICT]) > 0
     if not campaigns.step(connection, campaign.id, State.VERIFYING):
         return False
-    _add_scan(connection, campaign, ShardKind.STRAGGLERS, cut.scan_parts)
+    _add_scan(connection, campaign, ShardKind.STRAGGLERS, rules.scan_parts)
     campaigns.count_pass(connection, campaign.id)
     if campaign.prove is Prove.SAMPLE:
-        samples.cut(connection, campaign, cut.queue_of)
+        samples.cut(connection, campaign, rules.queue_of)
     return True
 
 
-def _nothing_opens(done: Progress) -> bool:
-    counts = done.counts
-    opened = counts[Outcome.REWRAPPED] + counts[Outcome.CURRENT]
-    return counts[Outcome.QUARANTINED] >= _MANY and opened == 0
-
-
-def _verifying(connection: Connection, campaign: Campaign, done: Progress, _cut: _Cut) -> bool:
+def _verifying(connection: Connection, campaign: Campaign, done: Progress, _rules: _Rules) -> bool:
     if not (_all_done(done, ShardKind.STRAGGLERS) and _all_done(done, ShardKind.VERIFY)):
         return False
     if campaign.kind in MOVING and not _all_done(done, ShardKind.REWRAP):
-        return campaigns.step(connection, campaign.id, State.RUNNING)  # stragglers were found
+        # Stragglers were found. What they are wrapped by may be in no backup yet.
+        if campaign.backs_up:
+            return _back_up(connection, campaign)
+        return campaigns.step(connection, campaign.id, State.RUNNING)
     if done.pending:
         # Never to be met: it says so rather than call a campaign done that is not.
-        return campaigns.step(
-            connection,
-            campaign.id,
-            State.STOPPED,
-            reason_code="counts_do_not_balance",
-            reason=f"{done.scanned} blobs were scanned and {done.decided} have an outcome",
-        )
+        why = f"{done.scanned} blobs were scanned and {done.decided} have an outcome"
+        return _stop(connection, campaign, Stop("counts_do_not_balance", why))
     end = State.COMPLETE_WITH_EXCEPTIONS if done.exceptions else State.COMPLETE
     return campaigns.step(connection, campaign.id, end)
 
 
-def _pausing(connection: Connection, campaign: Campaign, done: Progress, _cut: _Cut) -> bool:
+def _pausing(connection: Connection, campaign: Campaign, done: Progress, _rules: _Rules) -> bool:
     return _come_to_rest(connection, campaign, done, State.PAUSED)
 
 
-def _cancelling(connection: Connection, campaign: Campaign, done: Progress, _cut: _Cut) -> bool:
+def _cancelling(connection: Connection, campaign: Campaign, done: Progress, _rules: _Rules) -> bool:
     return _come_to_rest(connection, campaign, done, State.CANCELLED)
 
 
@@ -154,9 +202,11 @@ def _all_done(done: Progress, kind: ShardKind) -> bool:
     return done.count(kind) == done.count(kind, ShardState.DONE)
 
 
-_STEPS: dict[State, Callable[[Connection, Campaign, Progress, _Cut], bool]] = {
+_STEPS: dict[State, Callable[[Connection, Campaign, Progress, _Rules], bool]] = {
     State.PLANNED: _plan,
     State.INVENTORY: _inventory,
+    State.BACKUP: _backup,
+    State.CANARY: _canary,
     State.RUNNING: _running,
     State.VERIFYING: _verifying,
     State.PAUSING: _pausing,

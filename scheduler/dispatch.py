@@ -7,15 +7,15 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 import logging
 from collections.abc import Callable, Sequence
 
-from ledger import audit, campaigns, progress, queues, rotations, shards
+from ledger import audit, blocking, campaigns, exhaustion, progress, queues, rotations, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
 from ledger.queues import QueueOf
 from ledger.shards import Offer
-from ledger.states import ShardKind, State
+from ledger.states import REWRAPPING, ShardKind, State
 from scheduler.advance import advance
 from workers.broker import BrokerUnavailableError
-from workers.settings import Scheduler
+from workers.settings import DEFAULT_GATES, Gates, Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,10 @@ TICK_LOCK = 0x7277_0003
 HEARTBEAT = "scheduler"
 
 _OFFERS_IN: dict[State, tuple[ShardKind, ...]] = {
-    State.INVENTORY: tuple(ShardKind),
+    # Not what is to be rewrapped: it waits for the backup and the canary.
+    State.INVENTORY: (ShardKind.INVENTORY, ShardKind.VERIFY),
+    State.BACKUP: (ShardKind.BACKUP, ShardKind.MANIFEST),
+    State.CANARY: (ShardKind.VERIFY,),
     State.RUNNING: tuple(ShardKind),
     # What a fresh scan brought back waits for RUNNING: another fresh scan must come after it.
     State.VERIFYING: (ShardKind.STRAGGLERS, ShardKind.VERIFY),
@@ -41,6 +44,7 @@ class Dispatcher:
         settings: how to hand shards out.
         send: sends the message of one offer.
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
+        gates: when a campaign stops by itself.
     """
 
     def __init__(
@@ -49,11 +53,13 @@ class Dispatcher:
         settings: Scheduler,
         send: Send,
         queue_of: QueueOf = queues.everyone,
+        gates: Gates = DEFAULT_GATES,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._send = send
         self._queue_of = queue_of
+        self._gates = gates
         self._broker_is_away = False
 
     def tick(self) -> bool:
@@ -72,7 +78,7 @@ class Dispatcher:
         with self._ledger.begin() as connection:
             progress.beat(connection, HEARTBEAT)
             shards.take_back(connection)
-            for campaign_id in shards.give_up(connection, self._settings.max_attempts):
+            for campaign_id in exhaustion.give_up(connection, self._settings.max_attempts):
                 campaigns.step(
                     connection,
                     campaign_id,
@@ -88,7 +94,7 @@ class Dispatcher:
         for campaign in opened:
             with self._ledger.begin() as connection:  # one campaign's trouble is not another's
                 parts = self._settings.scan_parts
-                stepped |= advance(connection, campaign, parts, self._queue_of)
+                stepped |= advance(connection, campaign, parts, self._queue_of, self._gates)
             with self._ledger.begin() as connection:
                 offers += self._offer(connection, campaign)
         self._publish(offers)
@@ -99,9 +105,12 @@ class Dispatcher:
         if now is None:
             return []
         window, state = self._settings.window, now.state
+        if state is State.RUNNING and now.kind in REWRAPPING:
+            done = progress.finished(connection, now.id, ShardKind.REWRAP)
+            window = min(window, 2 * max(1, done))  # the ramp: twice as many after each round
         if state is State.BLOCKED:
             # One shard of each queue tries: a queue may be without hosts. Progress unblocks it.
-            window = int(campaigns.probe_due(connection, now.id))
+            window = int(blocking.probe_due(connection, now.id))
             state = now.resume_state or state
         kinds = _OFFERS_IN.get(state, ())
         if window == 0 or not kinds:

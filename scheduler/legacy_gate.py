@@ -1,15 +1,14 @@
 """The gate before `rewrap cutover on`: a fresh scan of the store that finds no legacy wrap."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from keywrap.keys import LEGACY_PROVIDERS
-from ledger import campaigns, findings
-from ledger.campaigns import Request
+from ledger import findings
 from ledger.findings import CensusLine
-from ledger.states import Kind, State
-from scheduler.desk import UNREACHABLE, Desk, DeskError, operator
-from scheduler.status import Status
+from scheduler import store_scan
+from scheduler.desk import Desk
+from scheduler.store_scan import UntilOver
 
 REASON_CODE = "legacy_wraps_remain"
 
@@ -66,7 +65,7 @@ class Remains:
         return "rewrap inventory --export blobs.csv (its column `problem` names them)"
 
 
-def scan(desk: Desk, until_over: Callable[[int], Status]) -> Remains:
+def scan(desk: Desk, until_over: UntilOver) -> Remains:
     """Scan the whole store now, however recent the last scan is, and wait for its end.
 
     Args:
@@ -76,17 +75,7 @@ def scan(desk: Desk, until_over: Callable[[int], Status]) -> Remains:
     Raises:
         DeskError: the scan did not come to its end.
     """
-    request = Request(Kind.INVENTORY, operator(), store=desk.settings.keywrap.store.place)
-    with desk.ledger.begin() as connection:
-        campaign_id = campaigns.request(connection, request)
-    end = until_over(campaign_id)
-    if end.campaign.state is not State.COMPLETE:
-        raise DeskError(
-            f"the scan, campaign {campaign_id}, is {end.campaign.state}; nothing was published",
-            exit_code=UNREACHABLE,
-            reason_code="scan_not_finished",
-            next_command="rewrap cutover on",
-        )
+    campaign_id = store_scan.scan(desk, until_over, "rewrap cutover on")
     with desk.ledger.begin() as connection:
         return count(campaign_id, findings.census(connection, campaign_id))
 

@@ -54,7 +54,9 @@ def run(settings: Settings) -> None:
     app = make_app(settings.broker.url)
     head = HeadKeeper(settings, ledger)
     head.start()
-    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), queue_of(settings))
+    dispatcher = Dispatcher(
+        ledger, settings.scheduler, sender(app), queue_of(settings), settings.gates
+    )
     logger.info("scheduler ready")
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s

@@ -26,6 +26,8 @@ class Proposal:
         target: its version now.
         proof: how new wraps are proved.
         config: the store and the keys.
+        backs_up: whether each wrap is backed up before it is replaced.
+        escrow: whether the backup holds the data keys themselves too.
     """
 
     kind: Kind
@@ -35,6 +37,8 @@ class Proposal:
     target: KeyVersion
     proof: Proof
     config: KeywrapConfig
+    backs_up: bool = False
+    escrow: bool = False
 
     def request(self) -> Request:
         """Return the request for the campaign."""
@@ -46,6 +50,8 @@ class Proposal:
             prove=self.proof.prove,
             sample=self.proof.sample,
             store=self.config.store.place,
+            backs_up=self.backs_up,
+            escrow=self.escrow,
         )
 
     def plan_request(self, sample_size: int) -> Request:
@@ -84,11 +90,27 @@ class Proposal:
             f"  to     {self.target}",
             f"  prove  {self.proof.sentence()}",
             f"  undo   the old wrap {kept}",
+            f"  backup {self._backup()}",
         ]
+
+    def _backup(self) -> str:
+        if not self.backs_up:
+            return "NONE: [backup] required is false"
+        what = "the wraps and the DATA KEYS themselves" if self.escrow else "the wraps"
+        return f"{what}, encrypted to the offline recipients of [backup], before the first write"
 
     def notes(self) -> list[str]:
         """Say what an operator should know before, a sentence each."""
-        return [*self._note_of_primary(), *self._note_of_direct()]
+        return [*self._note_of_primary(), *self._note_of_direct(), *self._note_of_escrow()]
+
+    def _note_of_escrow(self) -> list[str]:
+        if self.kind is not Kind.MIGRATE or self.escrow:
+            return []
+        note = (
+            "the backup holds wraps only: it is worth nothing once the legacy keys are gone. With "
+            "--escrow it holds the data keys themselves, encrypted to the offline recipients."
+        )
+        return [note]
 
     def _note_of_primary(self) -> list[str]:
         primary = self.config.keys.primary

@@ -13,6 +13,7 @@ import boto3
 
 from embedded.launching import end_with_parent
 from embedded.openbao import OpenBao
+from keywrap.backups.bundle import create_identity
 from keywrap.config import open_keys, open_reader
 from keywrap.keyring import KeyRing
 from keywrap.kms import KeyProvider
@@ -122,6 +123,14 @@ def windows(folder: Path) -> MoreKinds:
     provider, ring = WrappingDpapiProvider(), folder / "windows.ring.json"
     provider.account.ring().write(ring)
     return MoreKinds(f'[keys.dpapi.windows]\nmode = "ring"\nring = "{ring}"\n', {"dpapi": provider})
+
+
+def offline_recipient(identity: Path) -> str:
+    """Make the key that opens backups; return the table of the configuration that names it."""
+    secret, recipient = create_identity()
+    identity.touch(mode=0o600)
+    identity.write_text(secret, encoding="ascii")
+    return f'[backup]\nrecipients = ["{recipient}"]\n'
 
 
 def local_key(file: Path, name: str) -> Place:

@@ -9,10 +9,10 @@ from ledger import campaigns, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
-from ledger.states import MOVING, Kind, State
+from ledger.states import MOVING, RESUMABLE, Kind, State
 from scheduler.waits import Wait, why
 
-MOVING_STATES = {State.INVENTORY, State.RUNNING, State.VERIFYING}
+MOVING_STATES = RESUMABLE - {State.PLANNED}
 
 
 @dataclass(frozen=True, slots=True)

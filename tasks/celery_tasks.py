@@ -15,6 +15,7 @@ from celery import shared_task
 from keywrap.config import ConfigError
 from keywrap.stores import StoreUnavailableError
 from ledger.states import ShardKind
+from tasks.backup import backup_shard, manifest_shard
 from tasks.rewrap import rewrap_shard
 from tasks.runtime import Counts, Progress, Runtime, current
 from tasks.scans import inventory_shard, straggler_shard
@@ -27,6 +28,8 @@ NAMES = {
     ShardKind.REWRAP: "rewrap.rewrap_shard",
     ShardKind.STRAGGLERS: "rewrap.straggler_shard",
     ShardKind.VERIFY: "rewrap.verify_shard",
+    ShardKind.BACKUP: "rewrap.backup_shard",
+    ShardKind.MANIFEST: "rewrap.manifest_shard",
 }
 """The stable name of the task for each kind of shard."""
 
@@ -89,3 +92,15 @@ def stragglers(self: Shell, shard_id: str) -> Counts:
 def verify(self: Shell, shard_id: str) -> Counts:
     """Open the blobs of one shard."""
     return _run(self, verify_shard, shard_id)
+
+
+@shared_task(bind=True, name=NAMES[ShardKind.BACKUP])
+def backup(self: Shell, shard_id: str) -> Counts:
+    """Write the wraps of one shard's blobs to an encrypted backup."""
+    return _run(self, backup_shard, shard_id)
+
+
+@shared_task(bind=True, name=NAMES[ShardKind.MANIFEST])
+def manifest(self: Shell, shard_id: str) -> Counts:
+    """Write the list of a backup's parts."""
+    return _run(self, manifest_shard, shard_id)

@@ -2,7 +2,7 @@
 
 from keywrap.kms import KmsError, ProofFailedError, ThrottledError
 from keywrap.stores import StoreUnavailableError
-from ledger import campaigns, shards
+from ledger import blocking, campaigns, shards
 from ledger.connection import Connection
 from ledger.shards import Lease
 from ledger.states import State
@@ -31,4 +31,4 @@ def settle(connection: Connection, lease: Lease, cause: Stop) -> None:
             reason=str(cause),
         )
     elif not isinstance(cause, ThrottledError):
-        campaigns.block(connection, campaign_id, cause.reason_code, str(cause))
+        blocking.block(connection, campaign_id, cause.reason_code, str(cause))

@@ -1,15 +1,19 @@
 """Rewrapping the blobs of one shard."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from keywrap.rewrapping import Goal, Prove, Rewrapper
+from keywrap.unwinding import Sealer, Undoer
 from ledger import shards
 from ledger.campaigns import Campaign
-from ledger.states import MOVING, Kind, ShardKind
+from ledger.states import MOVING, REWRAPPING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.runtime import Counts, Progress, Runtime
 from tasks.tally import Tally
+
+_ENGINES: dict[Kind, type[Rewrapper]] = {Kind.SEAL: Sealer, Kind.UNDO: Undoer}
 
 
 def goal_of(campaign: Campaign, *, keep_previous: bool) -> Goal:
@@ -21,6 +25,17 @@ def goal_of(campaign: Campaign, *, keep_previous: bool) -> Goal:
     if campaign.kind not in MOVING:
         raise ValueError(f"a campaign of kind {campaign.kind} moves nothing")
     return _goal(campaign, keep_previous=keep_previous)
+
+
+def canary_goal(campaign: Campaign, *, keep_previous: bool) -> Goal:
+    """Say what a campaign wants of its canary: the same, with all of it opened.
+
+    Raises:
+        ValueError: the campaign wraps nothing anew.
+    """
+    if campaign.kind not in REWRAPPING:
+        raise ValueError(f"a campaign of kind {campaign.kind} has no canary")
+    return replace(_goal(campaign, keep_previous=keep_previous), opens_all=True)
 
 
 def planned_goal(plan: Campaign, *, keep_previous: bool) -> Goal:
@@ -60,7 +75,8 @@ def rewrap_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
     def body(work: Work) -> Counts:
         goal = goal_of(work.lease.campaign, keep_previous=runtime.keep_previous)
         require_store(work)
-        rewrapper = Rewrapper(
+        engine = _ENGINES.get(work.lease.campaign.kind, Rewrapper)
+        rewrapper = engine(
             runtime.reader,
             runtime.keys,
             runtime.legacy_content,

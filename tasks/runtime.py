@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from keywrap.backups.vault import Vault
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
 from keywrap.reading import SidecarReader
@@ -39,6 +40,7 @@ class Runtime:
         served: the queues whose shards this process takes; None for all. Wraps of the default
             queue any process can open.
         audit: the folder of the audit trail; None: this process keeps none.
+        vault: where backups go; None where the configuration names no recipient.
     """
 
     ledger: Ledger
@@ -55,6 +57,7 @@ class Runtime:
     queue_of: QueueOf = queues.everyone
     served: Collection[str] | None = None
     audit: Path | None = None
+    vault: Vault | None = None
 
     def serves(self, version: KeyVersion) -> bool:
         """Whether this process has what opens the wraps of a KEK version, by the configuration."""

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.findings import UNCUT, Finding
 from ledger.samples import SHARD_BLOBS
-from ledger.states import MOVING, Kind, ShardKind
+from ledger.states import FOLLOWING, MOVING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.rewrap import goal_of
@@ -77,11 +78,18 @@ def _by_host(work: Work, found: list[Finding]) -> list[tuple[str, list[Finding]]
 
     def opened_with(finding: Finding) -> KeyVersion | None:
         version = finding.key_version
+        if campaign.kind in FOLLOWING:
+            return _stays(campaign, finding)
         # What it leaves as it is any host can tell: a rotation waits for no host of legacy keys.
         moves = campaign.kind in MOVING and version is not None and campaign.moves(version)
-        return version if moves or _opens_all(campaign) else None
+        return version if moves or campaign.escrow or _opens_all(campaign) else None
 
     return queues.by_host([(f, opened_with(f)) for f in found], work.runtime.queue_of)
+
+
+def _stays(campaign: Campaign, finding: Finding) -> KeyVersion | None:
+    """Return the KEK version of the wrap that a campaign opens, which is the one that stays."""
+    return finding.previous if campaign.kind is Kind.UNDO else finding.key_version
 
 
 def _opens_all(campaign: Campaign) -> bool:
@@ -95,6 +103,8 @@ def _record(connection: Connection, work: Work, queue: str, group: list[Finding]
         shard_no = shards.add(connection, campaign.id, ShardKind.REWRAP, total=total, queue=queue)
     elif _opens_all(campaign):
         shard_no = shards.add(connection, campaign.id, ShardKind.VERIFY, total=total, queue=queue)
+    elif campaign.kind is Kind.BACKUP:
+        shard_no = shards.add(connection, campaign.id, ShardKind.BACKUP, total=total, queue=queue)
     findings.add(connection, campaign.id, shard_no, group)
 
 
@@ -117,7 +127,7 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
         seen, late = 0, []
         for chunk in _look(work):
             seen += len(chunk)
-            late += [f for f in chunk if _is_late(f, goal, runtime.keys)]
+            late += [f for f in chunk if _is_late(f, campaign, goal, runtime.keys)]
             progress(seen, seen)
         with runtime.ledger.begin() as connection:
             taken = findings.note_stragglers(
@@ -126,6 +136,7 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
                 late,
                 last_pass=campaign.passes >= MAX_PASSES,
                 queue_of=runtime.queue_of,
+                opened_with=partial(_stays, campaign),
             )
             shards.finish(connection, work.lease, total=seen)
         return {"stragglers": taken}
@@ -133,10 +144,12 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
     return under_lease(runtime, shard_id, ShardKind.STRAGGLERS, body)
 
 
-def _is_late(finding: Finding, goal: Goal, keys: KeyRing) -> bool:
+def _is_late(finding: Finding, campaign: Campaign, goal: Goal, keys: KeyRing) -> bool:
     version = finding.key_version
     if version is None:
         return True  # the rewrap says what is wrong with it
+    if campaign.kind in FOLLOWING:
+        return finding.previous is not None and keys.reaches(version, goal.target)
     return selects(goal.selection, version) and not keys.reaches(version, goal.target)
 
 

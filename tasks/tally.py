@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from keywrap.rewrapping import Outcome, Report, Result
+from keywrap.rewrapping import Report, Result
 from ledger import audit, findings, shards
 from tasks.interruptions import Stop, settle
 from tasks.leases import HandBackError, Work
@@ -72,9 +72,9 @@ class Tally:
             if stop is not None:
                 settle(connection, lease, stop)
             elif finish:
-                # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
-                opened = None if self._outcomes else self.counts[Outcome.CURRENT]
-                shards.finish(connection, lease, total=opened)
+                if not self._outcomes:
+                    shards.count(connection, lease, self.counts)
+                shards.finish(connection, lease)
         self._unrecorded, self._elsewhere = [], []
         self._requests = requests
         self._recorded_at = time.monotonic()

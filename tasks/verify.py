@@ -16,7 +16,7 @@ from ledger.states import OPENING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.reroutes import is_elsewhere
-from tasks.rewrap import planned_goal
+from tasks.rewrap import canary_goal, planned_goal
 from tasks.runtime import Counts, Progress, Runtime
 from tasks.tally import Tally
 
@@ -25,8 +25,9 @@ def verify_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
     """Open the blobs of a shard. Changes nothing.
 
     In a verify campaign each blob gets its outcome: `current` where it opens; in a plan, the one
-    that it would have in the campaign. In any other the blobs are the sample that proves its
-    wraps, and one that does not open stops the campaign.
+    that it would have in the campaign. In any other the blobs are a sample: before the first write
+    its canary, which goes through all steps but the write; afterwards what proves its wraps. A
+    wrap of either that does not open to its data key stops the campaign.
 
     Args:
         runtime: what the task may use.
@@ -52,6 +53,9 @@ def _engine(
     runtime: Runtime, campaign: Campaign, journal: Journal
 ) -> Callable[[Sequence[str]], Report]:
     means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
+    if campaign.has_canary_out:
+        goal = canary_goal(campaign, keep_previous=runtime.keep_previous)
+        return lambda blob_ids: Rewrapper(*means, journal=journal).dry_run(blob_ids, goal)
     if campaign.kind is Kind.PLAN:
         goal = planned_goal(campaign, keep_previous=runtime.keep_previous)
         return lambda blob_ids: Rewrapper(*means, journal=journal).dry_run(blob_ids, goal)

@@ -88,6 +88,9 @@ lease_s = 3
 batch = {batch}
 threads = 8
 
+[gates]
+canary = {canary}
+
 [scheduler]
 tick_s = 0.2
 claim_s = 2
@@ -215,6 +218,7 @@ class CloudSite(Premises):
         kms: the address of KMS.
         s3: that of S3; empty for the same.
         batch: blobs that a worker takes through the steps at once.
+        canary: blobs that are tried before the first write.
         more: further keys.
 
     Attributes:
@@ -231,6 +235,7 @@ class CloudSite(Premises):
         *,
         s3: str = "",
         batch: int = 50,
+        canary: int = 500,
         more: MoreKeys | None = None,
     ) -> None:
         more = more or MoreKeys()
@@ -261,6 +266,7 @@ class CloudSite(Premises):
             bao=bao.address,
             every_scheme=schemes.configuration + more.toml,
             batch=batch,
+            canary=canary,
             port=free_port(),
         )
         super().__init__(directory, config, secret)

@@ -69,7 +69,7 @@ class Hosts(Yard):
             self.sent.append(offer)
             self.broker(offer)
 
-        return Dispatcher(self.ledger, self.settings, send, route(self.queues))
+        return Dispatcher(self.ledger, self.settings, send, route(self.queues), self.gates)
 
     def wait(self, campaign: int) -> tuple[str | None, str | None, str | None]:
         """Return why a campaign waits: the code, the next command, the sentence."""

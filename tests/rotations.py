@@ -15,6 +15,9 @@ from scheduler.proofs import default_proof
 from tests.desks import Desk
 
 STORE = """\
+[backup]
+required = false
+
 [store]
 url = "{store}"
 """

@@ -20,6 +20,7 @@ import hvac
 
 from embedded import OpenBao
 from embedded.places import free_port
+from keywrap.backups.bundle import create_identity
 from keywrap.keys import KeyVersion
 from keywrap.layout import Layout
 from keywrap.providers.env import EnvKeyProvider
@@ -109,6 +110,11 @@ class Premises:
         self.directory = directory
         self.state = directory / ".rewrap-state"
         self.config = directory / "rewrap.toml"
+        self.identity = directory / "backup.key"
+        identity, recipient = create_identity()
+        self.identity.write_text(identity)
+        if "[backup]" not in config:
+            config += f'\n[backup]\nrecipients = ["{recipient}"]\n'
         self.config.write_text(config)
         self.environment = {
             "PATH": os.environ["PATH"],

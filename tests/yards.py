@@ -17,19 +17,22 @@ from ledger.shards import Offer
 from ledger.states import FINISHED, Kind, ShardKind, State
 from scheduler.dispatch import Dispatcher
 from tasks import marks
+from tasks.backup import backup_shard, manifest_shard
 from tasks.rewrap import rewrap_shard
 from tasks.runtime import Counts, Runtime
 from tasks.scans import inventory_shard, straggler_shard
 from tasks.verify import verify_shard
 from tests.desks import Desk, desk_of
 from tests.worlds import LEGACY_KINDS, SimulatedCrash, World
-from workers.settings import Scheduler
+from workers.settings import Gates, Scheduler
 
 TASKS = {
     ShardKind.INVENTORY: inventory_shard,
     ShardKind.REWRAP: rewrap_shard,
     ShardKind.STRAGGLERS: straggler_shard,
     ShardKind.VERIFY: verify_shard,
+    ShardKind.BACKUP: backup_shard,
+    ShardKind.MANIFEST: manifest_shard,
 }
 
 
@@ -49,6 +52,7 @@ class Yard:
         self.desk: Desk = desk_of(ledger)
         self.broker: Callable[[Offer], None] = self.work
         self.sent: list[Offer] = []
+        self.gates = Gates(canary=0)  # the tests of the canary set their own
         self.settings = Scheduler(window=4, claim_s=60, max_attempts=3, scan_parts=2)
         self.runtime = Runtime(
             ledger=ledger,
@@ -101,7 +105,7 @@ class Yard:
             self.sent.append(offer)
             self.broker(offer)
 
-        return Dispatcher(self.ledger, self.settings, send)
+        return Dispatcher(self.ledger, self.settings, send, gates=self.gates)
 
     def let_time_pass(self) -> None:
         """Let every offer, lease, delay and pause between probes be over."""

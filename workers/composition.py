@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from keywrap.backups.vault import Vault
 from keywrap.config import ConfigError, open_keys, open_reader
 from keywrap.keys import KeyVersion
+from keywrap.tables.store import StoreConfig, open_store
 from keywrap.threads import StoreThreads
 from ledger.connection import Ledger
 from ledger.queues import QUEUE, QueueOf
@@ -49,6 +51,22 @@ def strange_queues(settings: Settings) -> list[str]:
     return [queue for queue in settings.workers.queues if queue not in named]
 
 
+def vault_of(settings: Settings) -> Vault:
+    """Open the place of backups; the folder of `state_dir` is made if it is not there.
+
+    Raises:
+        ConfigError: it cannot be used.
+        StoreUnavailableError: it is not there.
+    """
+    config = settings.backup.store
+    if config is None:
+        folder = Path(settings.state_dir) / "backups"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = StoreConfig(url=folder.as_uri())
+    store = open_store(config, threads=settings.workers.threads)
+    return Vault(store, config.url, settings.backup.recipients)
+
+
 def compose(
     settings: Settings,
     stopping: Callable[[], bool],
@@ -75,4 +93,5 @@ def compose(
         queue_of=queue_of(settings),
         served=settings.workers.queues,
         audit=Path(settings.audit.directory),
+        vault=vault_of(settings) if settings.backup.recipients else None,
     )

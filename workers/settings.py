@@ -12,7 +12,9 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from keywrap.backups.bundle import BackupError, require_recipient
 from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
+from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
 from workers.audit_table import Audit, read_audit
 
@@ -73,6 +75,59 @@ class Scheduler(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scan_parts: Annotated[int, Meta(ge=1, le=1024)] = 4
 
 
+class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a campaign stops by itself. No environment variable changes these.
+
+    Attributes:
+        canary: random blobs that go through every step but the write before the first write, and
+            are opened; 0 bad of 459 shows under 1% bad with 99% confidence.
+        after: blobs that must be decided before a share of them counts.
+        quarantined_percent: the largest share of blobs that may be quarantined.
+        failed_percent: the largest share that may fail.
+        conflict_percent: the largest share that writers may take from it.
+    """
+
+    canary: Annotated[int, Meta(ge=0, le=100_000)] = 500
+    after: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    quarantined_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
+    failed_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
+    conflict_percent: Annotated[float, Meta(ge=0, le=100)] = 50.0
+
+
+class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where wraps are backed up before they are replaced. No environment variable changes these.
+
+    Attributes:
+        recipients: the age recipients (`age1…`) that can open a backup; their identities are kept
+            offline, and never on a machine of this service.
+        required: whether nothing is moved without a backup.
+        store: the place, shared by all workers, as in `[store]`; None: the folder `backups` in
+            `state_dir`.
+    """
+
+    recipients: tuple[str, ...] = ()
+    required: bool = True
+    store: StoreConfig | None = None
+
+
+class Retire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long `rewrap retire` waits. No environment variable changes these.
+
+    Attributes:
+        drain_s: after a version is disabled, until whatever was on its way has come to rest:
+            longer than a lease, than any request, and than applications cache data keys.
+        soak_s: how long it stays disabled under watch before it counts as retired.
+        backup_days: how fresh the verified backup must be that replaces older ones.
+    """
+
+    drain_s: Annotated[float, Meta(ge=0, le=86_400)] = 900.0
+    soak_s: Annotated[float, Meta(ge=0, le=7_776_000)] = 86_400.0
+    backup_days: Annotated[int, Meta(ge=1, le=365)] = 7
+
+
+DEFAULT_GATES = Gates()
+
+
 class Flower(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where Flower listens. Its sign-in comes from `REWRAP_FLOWER_BASIC_AUTH` (user:password)."""
 
@@ -95,6 +150,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scheduler: Scheduler = Scheduler()
     flower: Flower = Flower()
     audit: Audit = Audit()
+    gates: Gates = DEFAULT_GATES
+    backup: Backup = Backup()
+    retire: Retire = Retire()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -131,6 +189,9 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         scheduler=_section("scheduler", Scheduler, table, environ),
         flower=_section("flower", Flower, table, environ),
         audit=read_audit(table.pop("audit", {}), environ, file.resolve().parent, state_dir),
+        gates=_section("gates", Gates, table, {}),
+        backup=_backup(table),
+        retire=_section("retire", Retire, table, {}),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")
@@ -155,6 +216,20 @@ def _section(
     except msgspec.ValidationError as error:
         from_environment = f" (with {', '.join(overrides)} from REWRAP_…)" if overrides else ""
         raise ConfigError(f"[{name}]{from_environment}", str(error)) from None
+
+
+def _backup(tables: dict[str, object]) -> Backup:
+    backup = _section("backup", Backup, tables, {})
+    for recipient in backup.recipients:
+        try:
+            require_recipient(recipient)
+        except BackupError as error:
+            raise ConfigError(
+                "[backup] recipients", str(error), next_command=error.next_command
+            ) from None
+    if backup.store is not None:
+        check_store(backup.store)
+    return backup
 
 
 def _items(text: str) -> list[str]:

@@ -128,6 +128,58 @@ class VaultTransitProvider:
             )
         return after
 
+    def closes_with(self, version: KeyVersion) -> list[KeyVersion]:
+        """Return the versions before this one that open still: Transit has a floor, no switch.
+
+        https://openbao.org/api-docs/secret/transit/#update-key-configuration
+
+        Raises:
+            KmsError: the key cannot be read.
+        """
+        data = self._send("GET", f"keys/{self._name}")
+        floor = max(data.min_decryption_version, 1)
+        return [KeyVersion(self.key, str(n)) for n in range(floor, self._number(version))]
+
+    def stop_wrapping(self, version: KeyVersion) -> None:
+        """Let the server wrap under later versions only, even where a request names this one.
+
+        Raises:
+            DeniedError: it is the newest version, or the token may not configure the key.
+        """
+        self._require_later(version)
+        self._configure(min_encryption_version=self._number(version) + 1)
+
+    def disable_version(self, version: KeyVersion) -> None:
+        """Raise the floor above a version: it and all before it open nothing any more.
+
+        Raises:
+            DeniedError: it is the newest version, or the token may not configure the key.
+        """
+        self._require_later(version)
+        self._configure(min_decryption_version=self._number(version) + 1)
+
+    def enable_version(self, version: KeyVersion) -> None:
+        """Lower the floor to a version, so that it and all after it open; never raises it.
+
+        Raises:
+            DeniedError: the token may not configure the key.
+        """
+        data = self._send("GET", f"keys/{self._name}")
+        if data.min_decryption_version > self._number(version):
+            self._configure(min_decryption_version=self._number(version))
+
+    def _require_later(self, version: KeyVersion) -> None:
+        if int(self.current_version().version) <= self._number(version):
+            raise self._denied(f"{version} is the newest version", "version_is_current")
+
+    def _number(self, version: KeyVersion) -> int:
+        if version.key != self.key or not _VERSION.fullmatch(version.version):
+            raise self._denied(f"{version} is no version of it", "version_unknown")
+        return int(version.version)
+
+    def _configure(self, **settings: int) -> None:
+        self._send("POST", f"keys/{self._name}/config", dict(settings))
+
     def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
         """Wrap one data key; see `wrap_many`."""
         return _only(self.wrap_many([(data_key, context)]))

@@ -83,6 +83,7 @@ class Data(msgspec.Struct, frozen=True):
 
     batch_results: list[Item] | None = None
     latest_version: int = 0
+    min_decryption_version: int = 0
     derived: bool = False
     soft_deleted: bool = False
 

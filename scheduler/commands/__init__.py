@@ -4,6 +4,7 @@ import click
 
 from scheduler.commands.asking import cancel, pause, resume, retry
 from scheduler.commands.audit import audit
+from scheduler.commands.backup import backup, backup_key
 from scheduler.commands.cutover import cutover
 from scheduler.commands.demo import demo
 from scheduler.commands.dpapi import dpapi_ring
@@ -12,10 +13,12 @@ from scheduler.commands.keys import control_key, create_kek
 from scheduler.commands.planning import plan
 from scheduler.commands.reading import blobs, status
 from scheduler.commands.reconciliation import reconcile
+from scheduler.commands.retire import retire
 from scheduler.commands.rotation import rotate_kek
 from scheduler.commands.services import flower, scheduler, up, worker
 from scheduler.commands.setup import init
 from scheduler.commands.starting import start, verify
+from scheduler.commands.unwinding import seal, undo
 from scheduler.desk import Desk
 
 
@@ -31,8 +34,23 @@ def rewrap(context: click.Context, config: str | None) -> None:
     context.obj = Desk(config)
 
 
-_RUN = (init, create_kek, dpapi_ring, control_key, up, scheduler, worker, flower, demo)
-_DO = (inventory, plan, start, verify, rotate_kek, cutover, pause, resume, cancel, retry)
+_RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
+_DO = (
+    inventory,
+    plan,
+    start,
+    verify,
+    rotate_kek,
+    seal,
+    undo,
+    backup,
+    cutover,
+    retire,
+    pause,
+    resume,
+    cancel,
+    retry,
+)
 _READ = (status, blobs, audit)
 
 for command in (*_RUN, *_DO, *_READ):

@@ -110,7 +110,9 @@ def _play(place: Path, store: Place, count: int) -> int:
         environment = {"PYTHONPATH": str(_ROOT)}
         kek = staging.transit_key(bao, _KEK)
         kinds = staging.windows(place)
-        staged = staging.stage(place / "rewrap.toml", store, kek, environment, kinds=kinds)
+        vault = staging.offline_recipient(place / "backup.key")
+        config = place / "rewrap.toml"
+        staged = staging.stage(config, store, kek, environment, more=vault, kinds=kinds)
         story = Story(
             place, staged.environment, staged.keys, staged.legacy, staged.legacy.ids(count)
         )

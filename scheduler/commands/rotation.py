@@ -18,6 +18,7 @@ from ledger.connection import Connection
 from ledger.rotations import Rotation
 from ledger.states import Kind
 from scheduler import publishing, showing
+from scheduler.backing import backs_up
 from scheduler.commands.reading import as_json
 from scheduler.commands.starting import confirm, follow, wait, yes
 from scheduler.desk import DONE, REFUSED, UNREACHABLE, USAGE, Desk, DeskError, operator
@@ -56,6 +57,7 @@ def rotate_kek(
         return DONE
     if as_json:
         raise click.UsageError("--json goes with --status")
+    backs_up(desk)  # before a version is made for nothing
     current = provider.current_version()
     proof = default_proof(Kind.ROTATE, provider)
     desk.ledger  # noqa: B018 - unreachable is said before the question
@@ -213,6 +215,7 @@ def _open(connection: Connection, desk: Desk, rotation: Rotation, proof: Proof) 
             prove=proof.prove,
             sample=proof.sample,
             store=desk.settings.keywrap.store.place,
+            backs_up=backs_up(desk),
         ),
     )
     rotations.opened(connection, rotation, campaign_id)

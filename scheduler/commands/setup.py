@@ -43,6 +43,11 @@ token_env = "BAO_TOKEN"              # or token_file, which is read again when i
 # The trail of every use of a key (docs/audit.md): `rewrap audit key --out FILE` prints this table.
 # [audit]
 
+# Who can open the backup that is written before any wrap is replaced: an age recipient whose
+# identity is kept offline. `rewrap backup-key --out FILE` prints this table.
+# [backup]
+# recipients = ["age1…"]
+
 # Without these two, `rewrap up` brings a PostgreSQL and a Redis of its own.
 # [ledger]
 # url = "postgresql://rewrap@db/rewrap"      # a password: in REWRAP_LEDGER_URL

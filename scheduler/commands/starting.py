@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import click
 
 from ledger import campaigns
 from ledger.campaigns import Request
-from ledger.states import MOVING, Kind, State
+from ledger.states import REWRAPPING, Kind, State
 from scheduler import showing
+from scheduler.backing import backs_up
 from scheduler.commands.reading import as_json, status_of
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, USAGE, Desk, DeskError, operator
 from scheduler.proofs import Proof, ProveType
@@ -61,7 +63,7 @@ def confirm(plan: Callable[[], None], *, yes: bool) -> None:
         )
 
 
-kind = click.argument("kind", type=click.Choice([kind.value for kind in MOVING]))
+kind = click.argument("kind", type=click.Choice([kind.value for kind in REWRAPPING]))
 to = click.option(
     "--to", "key", metavar="KEY", help="The KEK to wrap under [default: the primary]."
 )
@@ -75,16 +77,18 @@ prove = click.option(
 @prefix
 @to
 @prove
+@click.option("--escrow", is_flag=True, help="Back up the data keys themselves too.")
 @yes
 @wait
 @click.pass_obj
-def start(
+def start(  # noqa: PLR0913 - one for each word of the command line
     desk: Desk,
     kind: str,
     prefix: str,
     key: str | None,
     prove: Proof | None,
     *,
+    escrow: bool,
     yes: bool,
     wait: bool,
 ) -> int:
@@ -95,6 +99,7 @@ def start(
     Example: rewrap start migrate --wait
     """
     proposal = propose(desk, Kind(kind), prefix, key, prove)
+    proposal = replace(proposal, backs_up=backs_up(desk, escrow=escrow), escrow=escrow)
     desk.ledger  # noqa: B018 - unreachable is said before the question
     confirm(lambda: _show(proposal), yes=yes)
     campaign_id = open_campaign(desk, proposal.request())

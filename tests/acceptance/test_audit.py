@@ -88,7 +88,9 @@ def test_the_export_holds_every_use_of_a_key_for_every_blob(site: Site, campaign
     assert ran.code == 0, ran
     events = exported(ran)
     counts = Counter(event["event"] for event in events)
-    assert counts == {"unwrap": BLOBS, "wrap": BLOBS, "prove": BLOBS, "decided": BLOBS}
+    assert counts["decided"] == BLOBS
+    # The canary opens a sample, here all of them, before the first is moved.
+    assert counts["unwrap"] == counts["wrap"] == counts["prove"] >= BLOBS
     wraps = [event for event in events if event["event"] == "wrap"]
     assert {event["key_id"] for event in wraps} == {site.version(1)}
     assert len({event["blob_id"] for event in wraps}) == BLOBS
@@ -109,6 +111,7 @@ def test_the_export_holds_every_use_of_a_key_for_every_blob(site: Site, campaign
 def test_a_segment_that_somebody_changed_is_named_and_not_exported(
     site: Site, campaign: int, kind: str, damage: Callable[[bytes], bytes | None]
 ) -> None:
+    whole = exported(site.rewrap("audit", "export", "--campaign", str(campaign)))
     path = segments(site)[0]
     before = path.read_bytes()
     path.unlink()
@@ -120,7 +123,7 @@ def test_a_segment_that_somebody_changed_is_named_and_not_exported(
         ran = site.rewrap("audit", "export", "--campaign", str(campaign))
         assert ran.code == 1
         assert kind in ran.err
-        assert len(exported(ran)) == 4 * BLOBS - before.count(b"\n")
+        assert len(exported(ran)) == len(whole) - before.count(b"\n")
     finally:
         path.unlink(missing_ok=True)
         path.write_bytes(before)

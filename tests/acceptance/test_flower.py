@@ -97,6 +97,9 @@ def test_flower_shows_each_shard_by_its_ids_with_progress_and_counts_and_no_secr
     assert shards
     assert {t["name"] for t in shown} == {
         "rewrap.inventory_shard",
+        "rewrap.backup_shard",
+        "rewrap.manifest_shard",
+        "rewrap.verify_shard",
         "rewrap.rewrap_shard",
         "rewrap.straggler_shard",
     }

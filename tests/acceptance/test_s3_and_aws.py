@@ -30,7 +30,7 @@ def node_on(server_directory: Path, openbao: OpenBao) -> Iterator[Callable[..., 
     nodes: list[Node] = []
 
     def start(name: str, kms: str, s3: str = "") -> Node:
-        nodes.append(Node(CloudSite(server_directory / name, openbao, kms, s3=s3)))
+        nodes.append(Node(CloudSite(server_directory / name, openbao, kms, s3=s3, canary=0)))
         return nodes[-1]
 
     yield start

@@ -15,13 +15,14 @@ from keywrap.keys import WrappedKey
 from keywrap.kms import Context, RefusedError
 from keywrap.providers.env import EnvKeyProvider
 from keywrap.rewrapping import Outcome, Prove
-from ledger import campaigns, shards, wishes
+from ledger import blocking, shards, wishes
 from ledger.connection import Ledger
 from ledger.shards import Offer
 from ledger.states import Kind, ShardKind, State
 from tasks.marks import MARK
 from tests.worlds import KEK, World
 from tests.yards import Yard, only
+from workers.settings import Gates
 
 MANY = 100
 """So many quarantined blobs and none that opens stop a campaign."""
@@ -254,6 +255,7 @@ def test_few_bad_blobs_or_one_good_one_do_not_stop_a_campaign(
     _with_a_wrong_legacy_key(yard)
     yard.runtime = replace(yard.runtime, batch=1000)
     yard.set(scan_parts=1)
+    yard.gates = Gates(canary=0, quarantined_percent=100)
     campaign = yard.run(yard.start(Kind.MIGRATE), State.STOPPED)
     assert campaign.state is State.COMPLETE_WITH_EXCEPTIONS
 
@@ -264,7 +266,7 @@ def test_workers_that_die_while_a_campaign_is_blocked_do_not_wear_it_out(yard: Y
     campaign = yard.start(Kind.MIGRATE)
     _run_until(yard, campaign, ShardKind.REWRAP, State.RUNNING)
     with yard.ledger.begin() as connection:
-        campaigns.block(connection, campaign, "kms_unavailable", "no answer")
+        blocking.block(connection, campaign, "kms_unavailable", "no answer")
 
     def die(offer: Offer) -> None:
         with yard.ledger.begin() as connection:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from embedded import Postgres
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Prove
-from ledger import campaigns, schema
+from ledger import blocking, campaigns, schema
 from ledger.campaigns import Request, RequestRefusedError
 from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableError
 from ledger.states import FINISHED, TRANSITIONS, WORKING, Kind, State
@@ -315,10 +315,10 @@ def test_a_blocked_campaign_is_probed_with_growing_pauses_and_goes_back(desk: De
     campaign = desk.campaign()
     desk.force(campaign, State.RUNNING)
     with desk.ledger.begin() as connection:
-        assert not campaigns.probe_due(connection, campaign)
-        campaigns.block(connection, campaign, "key_denied", "no permission")
-        assert campaigns.probe_due(connection, campaign)
-        assert not campaigns.probe_due(connection, campaign)
+        assert not blocking.probe_due(connection, campaign)
+        blocking.block(connection, campaign, "key_denied", "no permission")
+        assert blocking.probe_due(connection, campaign)
+        assert not blocking.probe_due(connection, campaign)
     delays = []
     for _ in range(7):
         delays.append(
@@ -328,13 +328,13 @@ def test_a_blocked_campaign_is_probed_with_growing_pauses_and_goes_back(desk: De
         )
         desk.run("UPDATE campaign SET probe_at = clock_timestamp()")
         with desk.ledger.begin() as connection:
-            assert campaigns.probe_due(connection, campaign)
+            assert blocking.probe_due(connection, campaign)
     assert [int(d[0][0]) for d in delays] == [1, 2, 4, 8, 16, 30, 30]
     with desk.ledger.begin() as connection:
-        campaigns.block(connection, campaign, "kms_unavailable", "no answer")
+        blocking.block(connection, campaign, "kms_unavailable", "no answer")
     assert desk.get(campaign).reason_code == "kms_unavailable"
     with desk.ledger.begin() as connection:
-        campaigns.unblock(connection, campaign)
+        blocking.unblock(connection, campaign)
     after = desk.get(campaign)
     assert (after.state, after.reason_code, after.reason) == (State.RUNNING, None, None)
     assert desk.rows("SELECT probe_at, probe_delay_s FROM campaign") == [(None, 1.0)]
@@ -347,8 +347,8 @@ def test_a_late_worker_neither_blocks_nor_unblocks_a_campaign_that_rests(
     campaign = desk.campaign()
     desk.force(campaign, state)
     with desk.ledger.begin() as connection:
-        campaigns.block(connection, campaign, "key_denied", "late")
-        campaigns.unblock(connection, campaign)
+        blocking.block(connection, campaign, "key_denied", "late")
+        blocking.unblock(connection, campaign)
     assert (desk.get(campaign).state, desk.get(campaign).reason_code) == (state, None)
 
 

@@ -306,6 +306,7 @@ def test_the_proof_sample_of_a_moving_campaign_is_opened_although_it_has_its_out
     lease = desk.claim(campaign)
     assert len(desk.remaining(lease)) == 5
     with desk.ledger.begin() as connection:
+        shards.count(connection, lease, {"current": 5})
         shards.finish(connection, lease)
     after = desk.progress(campaign)
     assert (after.verified, after.decided, after.pending) == (5, 5, 0)

@@ -5,10 +5,10 @@ from sqlalchemy.exc import IntegrityError
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Outcome
-from ledger import findings, progress, samples, shards
+from ledger import exhaustion, findings, progress, samples, shards
 from ledger.connection import Ledger
 from ledger.findings import UNCUT, Finding
-from ledger.states import Kind, ShardKind, State
+from ledger.states import FOLLOWING, Kind, ShardKind, State
 from tests.desks import LEGACY, TARGET, Desk, desk_of
 
 
@@ -40,11 +40,20 @@ def test_an_open_plan_keeps_no_campaign_from_its_blobs(desk: Desk) -> None:
     desk.campaign(Kind.MIGRATE)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", sorted(set(Kind) - set(FOLLOWING)))
 def test_only_a_plan_says_what_it_plans_for(desk: Desk, kind: Kind) -> None:
     asked = {"plan_of": Kind.ROTATE if kind is not Kind.PLAN else None}
     with pytest.raises(IntegrityError, match="campaign_plan_check"):
         desk.campaign(kind, **asked)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_only_a_seal_or_an_undo_follows_another_campaign(desk: Desk, kind: Kind) -> None:
+    before = desk.campaign(Kind.MIGRATE)
+    desk.force(before, State.COMPLETE)
+    follows = None if kind in FOLLOWING else before
+    with pytest.raises(IntegrityError, match=r"campaign_(follows|plan)_check"):
+        desk.campaign(kind, follows=follows)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +109,7 @@ def test_blobs_of_a_plan_whose_workers_die_again_and_again_are_failed(desk: Desk
     _draw(desk, plan)
     desk.run("UPDATE shard SET attempt = 3 WHERE kind = 'verify'")
     with desk.ledger.begin() as connection:
-        assert shards.give_up(connection, max_attempts=3) == []
+        assert exhaustion.give_up(connection, max_attempts=3) == []
     assert desk.progress(plan).counts[Outcome.FAILED] == 2
 
 

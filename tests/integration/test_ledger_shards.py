@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from keywrap.rewrapping import Outcome, Result
-from ledger import shards
+from ledger import exhaustion, shards
 from ledger.connection import Ledger
 from ledger.shards import Lease, LeaseLostError
 from ledger.states import WORKING, Kind, ShardKind, ShardState, State
@@ -319,7 +319,7 @@ def test_a_failed_attempt_is_counted_and_a_hand_back_is_not(desk: Desk, campaign
 
 def _give_up(desk: Desk) -> list[int]:
     with desk.ledger.begin() as connection:
-        return shards.give_up(connection, 3)
+        return exhaustion.give_up(connection, 3)
 
 
 def test_a_shard_whose_workers_die_again_and_again_fails_what_is_left(

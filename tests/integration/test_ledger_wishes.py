@@ -34,6 +34,8 @@ def shared_campaign(shared_desk: Desk) -> int:
 WAYS = {
     State.PLANNED: (State.PAUSED, State.CANCELLED),
     State.INVENTORY: (State.PAUSING, State.CANCELLING),
+    State.BACKUP: (State.PAUSING, State.CANCELLING),
+    State.CANARY: (State.PAUSING, State.CANCELLING),
     State.RUNNING: (State.PAUSING, State.CANCELLING),
     State.VERIFYING: (State.PAUSING, State.CANCELLING),
     State.BLOCKED: (State.PAUSING, State.CANCELLING),

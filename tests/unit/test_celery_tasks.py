@@ -15,12 +15,16 @@ SHELLS = {
     ShardKind.REWRAP: celery_tasks.rewrap,
     ShardKind.STRAGGLERS: celery_tasks.stragglers,
     ShardKind.VERIFY: celery_tasks.verify,
+    ShardKind.BACKUP: celery_tasks.backup,
+    ShardKind.MANIFEST: celery_tasks.manifest,
 }
 BODIES = {
     ShardKind.INVENTORY: "inventory_shard",
     ShardKind.REWRAP: "rewrap_shard",
     ShardKind.STRAGGLERS: "straggler_shard",
     ShardKind.VERIFY: "verify_shard",
+    ShardKind.BACKUP: "backup_shard",
+    ShardKind.MANIFEST: "manifest_shard",
 }
 
 Calls = list[tuple[ShardKind, UUID]]
@@ -69,6 +73,8 @@ def test_the_names_of_tasks_are_stable() -> None:
         ShardKind.REWRAP: "rewrap.rewrap_shard",
         ShardKind.STRAGGLERS: "rewrap.straggler_shard",
         ShardKind.VERIFY: "rewrap.verify_shard",
+        ShardKind.BACKUP: "rewrap.backup_shard",
+        ShardKind.MANIFEST: "rewrap.manifest_shard",
     }
     assert {kind: shell.name for kind, shell in SHELLS.items()} == celery_tasks.NAMES
     assert set(celery_tasks.NAMES) == set(ShardKind)

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -43,5 +43,5 @@ def upgrade():
 
 
 def downgrade():
-    # The code of 0003 writes no trail. The segments stay on disk, and the signed head in the store.
+    # The code of 0004 writes no trail. The segments stay on disk, and the signed head in the store.
     op.drop_table("audit_segment")

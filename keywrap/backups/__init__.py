@@ -1,0 +1,1 @@
+"""Encrypted backups of wraps: what a part and a list of parts hold, and restoring from them."""

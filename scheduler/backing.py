@@ -1,0 +1,32 @@
+"""Whether a campaign begins with a backup of the wraps that it is about to replace."""
+
+from scheduler.desk import USAGE, Desk, DeskError
+
+NOT_CONFIGURED = "backup_not_configured"
+
+
+def backs_up(desk: Desk, *, escrow: bool = False) -> bool:
+    """Say whether wraps are backed up before they are replaced.
+
+    Args:
+        desk: the operator's desk.
+        escrow: whether the data keys themselves are wanted in the backup.
+
+    Raises:
+        DeskError: the configuration wants it and names nobody who could open a backup.
+    """
+    backup = desk.settings.backup
+    if backup.recipients:
+        return True
+    if not backup.required and not escrow:
+        return False
+    what = "an escrow goes to offline recipients only" if escrow else "no wrap is replaced before"
+    raise DeskError(
+        f"[backup] names no recipients, and {what} an encrypted backup is written; nothing was "
+        "changed"
+        if not escrow
+        else f"[backup] names no recipients, and {what}; nothing was changed",
+        exit_code=USAGE,
+        reason_code=NOT_CONFIGURED,
+        next_command="rewrap backup-key --out FILE (then keep FILE offline)",
+    )

@@ -1,0 +1,151 @@
+"""`rewrap retire`: take a KEK version out of use, after proof that nothing needs it."""
+
+import os
+from typing import Any
+
+import click
+
+from keywrap.config import open_key
+from keywrap.keyring import UnlistedKeyError
+from keywrap.keys import BadKeyIdError, KeyVersion
+from keywrap.kms import KeyProvider, VersionSwitch
+from ledger import retirements
+from ledger.retirements import Retirement, Step
+from scheduler import showing
+from scheduler.commands.reading import as_json, status_of
+from scheduler.commands.starting import confirm, yes
+from scheduler.desk import DONE, EXCEPTIONS, REFUSED, USAGE, Desk, DeskError
+from scheduler.retiring import Retiring
+
+_UNSEEN = "old object versions, replicas, and copies that are kept elsewhere"
+
+
+@click.command()
+@click.argument("key_version")
+@click.option("--status", is_flag=True, help="Only say how far it is.")
+@click.option(
+    "--accept-unopenable",
+    is_flag=True,
+    help="Leave wraps in older backups without a key; wants a fresh verified backup.",
+)
+@yes
+@as_json
+@click.pass_obj
+def retire(
+    desk: Desk,
+    key_version: str,
+    *,
+    status: bool,
+    accept_unopenable: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Disable a KEK version for good, once nothing needs it: reversible, and it deletes nothing.
+
+    KEY_VERSION is as sidecars name it, such as hcvault://transit/blob-kek?version=2. Closes
+    campaigns towards it, stops wrapping, scans the store, disables, drains, scans again and soaks;
+    whatever is found, the version is enabled again. Run again after being cut off, it goes on.
+
+    Example: rewrap retire 'hcvault://transit/blob-kek?version=2'
+    """
+    version = _parse(key_version)
+    if status:
+        return _show(desk, version, as_json=as_json)
+    if as_json:
+        raise click.UsageError("--json goes with --status")
+    provider = _provider(desk, version)
+    retiring = Retiring(
+        desk,
+        provider,
+        version,
+        desk.settings.retire,
+        accept_unopenable,
+        lambda scan: showing.until_finished(lambda: status_of(desk, scan)),
+        click.echo,
+    )
+    desk.ledger  # noqa: B018 - unreachable is said before the question
+    confirm(lambda: _say_plan(retiring), yes=yes)
+    retiring.run()
+    click.echo(f"{version} is retired; what no scan could see: {_UNSEEN}")
+    return DONE
+
+
+def _parse(text: str) -> KeyVersion:
+    try:
+        version = KeyVersion.parse(text)
+    except BadKeyIdError as error:
+        raise _bad(f"{text!r} is no key version: {error}") from error
+    if not version.version:
+        raise _bad(f"{version} names no version: a key is retired version by version")
+    return version
+
+
+def _bad(message: str) -> DeskError:
+    return DeskError(
+        f"{message}; nothing was changed",
+        exit_code=USAGE,
+        reason_code="key_version_invalid",
+        next_command="rewrap inventory (it shows keys and versions)",
+    )
+
+
+def _provider(desk: Desk, version: KeyVersion) -> KeyProvider:
+    try:
+        provider = open_key(desk.settings.keywrap, version.key, os.environ)
+    except UnlistedKeyError as error:
+        raise _bad(str(error)) from error
+    if not isinstance(provider, VersionSwitch):
+        raise DeskError(
+            f"{version.key}: its service disables a key as a whole, and so would close every "
+            "version of it, the current one too; nothing was changed. Make a new key, list it in "
+            "[keys], move all wraps to it, then disable the old key in the service",
+            exit_code=REFUSED,
+            reason_code="version_not_alone",
+            next_command="rewrap start rotate --to NEW_KEY --wait",
+        )
+    return provider
+
+
+def _say_plan(retiring: Retiring) -> None:
+    waits = retiring.waits
+    click.echo(f"retire {retiring.version}")
+    if closes := retiring.closes():
+        names = ", ".join(str(version) for version in closes)
+        click.echo(f"  its service has a floor: {names} close with it, and are looked for as well")
+    click.echo("  campaigns towards it are refused from now on, and so is every undo meanwhile")
+    click.echo(
+        "  the whole store is scanned; one wrap that needs it ends this with nothing disabled"
+    )
+    click.echo(
+        f"  then it is disabled (reversible), after {waits.drain_s:g} s scanned again, and after "
+        f"{waits.soak_s:g} s of soaking once more"
+    )
+    click.echo(f"  not seen: {_UNSEEN}")
+
+
+def _show(desk: Desk, version: KeyVersion, *, as_json: bool) -> int:
+    with desk.ledger.begin() as connection:
+        found = retirements.newest(connection, version)
+    if as_json:
+        showing.document(_document(version, found))
+    elif found is None:
+        click.echo(f"{version} was never retired\nnext: rewrap retire '{version}'")
+    else:
+        why = f": {found.reason}" if found.reason else ""
+        click.echo(f"{version}: {found.step}{why}")
+        if found.step not in retirements.ENDED:
+            click.echo(f"next: rewrap retire '{version}' (it goes on)")
+    return EXCEPTIONS if found and found.step is Step.REFUSED else DONE
+
+
+def _document(version: KeyVersion, found: Retirement | None) -> dict[str, Any]:
+    again = found is None or found.step is not Step.RETIRED
+    return {
+        "key_version": str(version),
+        "step": found.step if found else None,
+        "closes": list(found.closes) if found else [],
+        "reason_code": found.reason_code if found else None,
+        "reason": found.reason if found else None,
+        "requested_by": found.requested_by if found else None,
+        "next_command": f"rewrap retire '{version}'" if again else None,
+    }

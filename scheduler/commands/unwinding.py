@@ -1,0 +1,142 @@
+"""`rewrap seal` and `rewrap undo`: what becomes of the wraps that a campaign has left."""
+
+import click
+
+from keywrap.control import ControlError, Cutover
+from ledger import campaigns
+from ledger.campaigns import Campaign, Request
+from ledger.states import REWRAPPING, Kind
+from scheduler.backing import backs_up
+from scheduler.commands.reading import CAMPAIGN_ID
+from scheduler.commands.starting import confirm, follow, wait, yes
+from scheduler.desk import DONE, REFUSED, USAGE, Desk, DeskError, operator
+from scheduler.publishing import press_of
+
+_campaign = click.argument("campaign", type=CAMPAIGN_ID)
+
+
+@click.command()
+@_campaign
+@yes
+@wait
+@click.pass_obj
+def seal(desk: Desk, campaign: int, *, yes: bool, wait: bool) -> int:
+    """Strip the wraps before the newest, which a campaign has left beside the new ones.
+
+    Each live wrap is opened and matched against its blob's content first. Afterwards nothing can
+    be undone but from a backup, and the old key is needed by these blobs no more.
+
+    Example: rewrap seal 3 --wait
+    """
+    followed = _finished(desk, campaign, "seal")
+    request = _request(desk, Kind.SEAL, followed)
+    confirm(lambda: _say(_SEALING, followed), yes=yes)
+    return _open(desk, request, wait=wait)
+
+
+@click.command()
+@_campaign
+@yes
+@wait
+@click.pass_obj
+def undo(desk: Desk, campaign: int, *, yes: bool, wait: bool) -> int:
+    """Put the old wraps back that a campaign has replaced, where they open the content.
+
+    Blobs that a writer has changed since are left as they are. An open campaign is paused or
+    cancelled first.
+
+    Example: rewrap undo 3 --wait
+    """
+    followed = _finished(desk, campaign, "undo")
+    _require_no_cutover(desk, followed)
+    request = _request(desk, Kind.UNDO, followed)
+    confirm(lambda: _say(_UNDOING, followed), yes=yes)
+    return _open(desk, request, wait=wait)
+
+
+_SEALING = (
+    "seal campaign {id}: strip `previous` from every blob under {target}",
+    "  first each live wrap is opened and matched against its blob's content",
+    "  afterwards only a backup puts the old wraps back",
+)
+_UNDOING = (
+    "undo campaign {id}: put `previous` back in every blob under {target}",
+    "  first each old wrap is opened and matched against its blob's content",
+    "  blobs that a writer has changed since stay as they are",
+)
+
+
+def _say(lines: tuple[str, ...], followed: Campaign) -> None:
+    for line in lines:
+        click.echo(line.format(id=followed.id, target=followed.target))
+
+
+def _finished(desk: Desk, campaign_id: int, wish: str) -> Campaign:
+    """Return a campaign that has made new wraps and is finished.
+
+    Raises:
+        DeskError: it is none such.
+    """
+    followed = desk.campaign(campaign_id)
+    if followed.kind not in REWRAPPING or followed.target is None:
+        raise DeskError(
+            f"campaign {campaign_id} is of kind {followed.kind}: it has replaced no wraps; nothing "
+            "was changed",
+            exit_code=USAGE,
+            reason_code="nothing_to_unwind",
+            next_command="rewrap status",
+        )
+    if not followed.is_finished:
+        raise DeskError(
+            f"campaign {campaign_id} is {followed.state}; nothing was changed",
+            exit_code=REFUSED,
+            reason_code="campaign_open",
+            next_command=f"rewrap cancel {campaign_id}, then: rewrap {wish} {campaign_id}",
+        )
+    return followed
+
+
+def _require_no_cutover(desk: Desk, followed: Campaign) -> None:
+    """Refuse to put legacy wraps back that applications open no more.
+
+    Raises:
+        DeskError: cutover is on, or what is published is not to be trusted.
+    """
+    if followed.kind is not Kind.MIGRATE or desk.settings.keywrap.control is None:
+        return
+    try:
+        cutover = press_of(desk).newest().control.cutover
+    except ControlError as error:
+        raise DeskError(
+            f"{error}; nothing was changed",
+            exit_code=REFUSED,
+            reason_code=error.reason_code,
+            next_command="rewrap cutover status",
+        ) from error
+    if cutover is Cutover.ON:
+        raise DeskError(
+            "cutover is on: no application would open the legacy wraps; nothing was changed",
+            exit_code=REFUSED,
+            reason_code="cutover_is_on",
+            next_command=f"rewrap cutover off, then: rewrap undo {followed.id}",
+        )
+
+
+def _request(desk: Desk, kind: Kind, followed: Campaign) -> Request:
+    return Request(
+        kind,
+        operator(),
+        prefix=followed.prefix,
+        target=followed.target,
+        store=desk.settings.keywrap.store.place,
+        follows=followed.id,
+        backs_up=backs_up(desk),
+    )
+
+
+def _open(desk: Desk, request: Request, *, wait: bool) -> int:
+    with desk.ledger.begin() as connection:
+        campaign_id = campaigns.request(connection, request)
+    click.echo(f"campaign {campaign_id} ({request.kind} of {request.follows})")
+    click.echo(f"next: rewrap status {campaign_id} --watch")
+    return follow(desk, campaign_id) if wait else DONE
