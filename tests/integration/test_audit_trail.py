@@ -5,21 +5,26 @@ import errno
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keywrap.auditchain import Entry
+from keywrap.backups.bundle import create_identity
+from keywrap.backups.vault import Vault
 from keywrap.kms import DeniedError
 from keywrap.rewrapping import Outcome, Prove
 from keywrap.segments import Segment, names
+from keywrap.testing.stores import MemoryStore
 from keywrap.trailcheck import check_trail
 from ledger import audit
 from ledger.connection import Connection, Ledger, LedgerUnavailableError
 from ledger.states import Kind, State
 from tests.worlds import SimulatedCrash
 from tests.yards import Yard, only
+from workers.settings import Gates
 
 
 @pytest.fixture
@@ -283,3 +288,35 @@ def test_without_a_folder_there_is_no_trail_and_everything_else_goes_on(ledger: 
     yard.plant(3)
     assert yard.run(yard.start(Kind.MIGRATE)).state is State.COMPLETE
     assert chain(yard) == []
+
+
+def test_the_key_service_sees_no_use_that_is_not_in_the_trail_whatever_the_campaign(
+    yard: Yard, folder: Path
+) -> None:
+    _identity, recipient = create_identity()
+    vault = Vault(MemoryStore(), "memory://vault", (recipient,))
+    yard.runtime = replace(yard.runtime, vault=vault, store="the yard")
+    yard.gates = Gates(canary=5, after=3, quarantined_percent=50)
+    yard.plant(12)
+    target = yard.world.target
+    before = Counter(yard.world.kms.operations)
+
+    def done(kind: Kind, **asked: object) -> int:
+        campaign = yard.start(kind, **asked)
+        assert yard.run(campaign, time_passes=True).state is State.COMPLETE, kind
+        return campaign
+
+    first = done(Kind.MIGRATE, backs_up=True)
+    done(Kind.UNDO, follows=first, target=target)
+    second = done(Kind.MIGRATE, backs_up=True)
+    done(Kind.BACKUP, escrow=True, backs_up=True)
+    done(Kind.SEAL, follows=second, target=target)
+    yard.world.kms.rotate(yard.world.kek.key)
+    done(Kind.PLAN, plan_of=Kind.ROTATE, target=yard.world.target, sample_size=6)
+    done(Kind.ROTATE, prove=Prove.SAMPLE, sample=0.5, backs_up=True)
+    done(Kind.VERIFY)
+    used = yard.world.kms.operations - before
+    found = [e for e in events(yard, folder) if e.get("key_id", "").startswith("hcvault")]
+    noted = Counter({"prove": "unwrap"}.get(e["event"], e["event"]) for e in found)
+    assert noted == used
+    assert min(noted.values()) >= 12
