@@ -17,6 +17,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Literal, Protocol
 
 import msgspec
@@ -34,7 +35,7 @@ request as the key service names it, empty where that is not to be had."""
 
 
 class Journal(Protocol):
-    """Takes note of what is done with keys. Used by one thread."""
+    """Takes note of what is done with keys; may be used from many threads."""
 
     def used(self, operation: Operation, uses: Iterable[Use]) -> None:
         """Note uses of keys, before anything is done with what they gave.
@@ -76,6 +77,7 @@ class SegmentJournal:
     def __init__(self, folder: Path, source: Source) -> None:
         self._folder = folder
         self._source = source
+        self._lock = Lock()
         self._open: SegmentWriter | None = None
         self._failure: AuditUnavailableError | None = None
         self._closed = 0
@@ -122,14 +124,15 @@ class SegmentJournal:
     def _write(self, lines: list[bytes]) -> None:
         if not lines:
             return
-        self._require_whole()
-        try:
-            if self._open is None:
-                self._open = SegmentWriter.open(self._folder, self._source, self._closed)
-            self._open.append(b"".join(lines), len(lines))
-        except AuditUnavailableError as error:
-            self._failure = error
-            raise
+        with self._lock:
+            self._require_whole()
+            try:
+                if self._open is None:
+                    self._open = SegmentWriter.open(self._folder, self._source, self._closed)
+                self._open.append(b"".join(lines), len(lines))
+            except AuditUnavailableError as error:
+                self._failure = error
+                raise
 
     def _require_whole(self) -> None:
         """See that nothing is missing: what comes of a use without a trace is never recorded."""

@@ -137,7 +137,12 @@ def _document(verdict: Verdict, searched: list[Path]) -> dict[str, Any]:
 
 
 @audit.command()
-@click.option("--campaign", type=CAMPAIGN_ID, required=True, help="Whose events.")
+@click.option(
+    "--campaign",
+    type=click.IntRange(0, CAMPAIGN_ID.max),
+    required=True,
+    help="Whose events; 0 for those of commands.",
+)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),

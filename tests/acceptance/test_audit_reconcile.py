@@ -50,6 +50,7 @@ def bao(server_directory: Path) -> Iterator[AuditedBao]:
 def node(server_directory: Path, bao: AuditedBao) -> Iterator[Node]:
     bao.create_transit_key("reconcile-kek")
     site = Site(server_directory / "reconcile", bao, "reconcile-kek", batch=20)
+    site.control(1)
     node = Node(site, workers=2)
     node.start()
     site.make(BLOBS)
@@ -102,6 +103,20 @@ def test_a_migrations_trail_and_openbaos_log_tell_the_same(site: Site, log: Path
     assert ours["wrap"] == ours["unwrap"] >= BLOBS
     assert document["lines"][0]["key"] == "hcvault://transit/reconcile-kek"
     assert document["unseen"] == document["unknown"] == []
+
+
+def test_a_rotation_with_its_canaries_is_told_by_both(
+    site: Site, bao: AuditedBao, tmp_path: Path
+) -> None:
+    done = site.rewrap("rotate-kek", "--yes", "--wait")
+    assert done.code == 0, done
+    until(lambda: not site.ask("audit", "verify")["unchained"], "chained")
+    log = tmp_path / "audit.log"
+    log.write_bytes(bao.log.read_bytes())
+    document = reconciled(site, log)
+    assert totals(document, "ours")["rewrap"] >= BLOBS
+    canaries = site.rewrap("audit", "export", "--campaign", "0").out.splitlines()
+    assert [json.loads(line)["event"] for line in canaries] == ["wrap", "prove"] * 2
 
 
 def test_what_a_person_with_the_token_opened_is_found_and_named(

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,14 @@ def test_a_segment_that_could_not_be_made_is_no_segment_of_nothing(tmp_path: Pat
     (tmp_path / "7").unlink()
     with pytest.raises(AuditUnavailableError):
         journal.close()
+
+
+def test_many_threads_note_whole_lines(tmp_path: Path) -> None:
+    journal = journal_in(tmp_path)
+    uses = [(f"b{n}", OLD, None, "") for n in range(50)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _n: journal.used("unwrap", uses), range(40)))
+    assert len(events(tmp_path, journal.close())) == 2000
 
 
 def test_a_journal_of_nothing_takes_everything() -> None:
