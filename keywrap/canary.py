@@ -4,12 +4,14 @@ from keywrap.datakey import DataKey
 from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
-from keywrap.kms import KeyProvider, ProofFailedError, UnavailableError
+from keywrap.kms import KeyProvider, ProofFailedError, RefusedError, UnavailableError
 from keywrap.layout import RESERVED
 from keywrap.noted import unwrap, wrap
 
 CONTEXT = {"blob_id": f"{RESERVED}canary"}
 """No blob has such an id, so a canary is never a blob's wrap."""
+
+_ANOTHER = {"blob_id": f"{RESERVED}another-canary"}
 
 
 def require_usable(
@@ -37,3 +39,24 @@ def require_usable(
         )
     if unwrap(provider, wrapped, CONTEXT, journal, "prove") != data_key:
         raise ProofFailedError(f"a wrap under {wrapped.key_version} opens to another data key")
+
+
+def require_bound(provider: KeyProvider) -> None:
+    """See that a wrap opens with no other context than the one that it was made with.
+
+    Args:
+        provider: a KEK that says it binds contexts.
+
+    Raises:
+        ProofFailedError: it opens with another.
+        KmsError: it does not wrap, or the key service did not answer.
+    """
+    wrapped = provider.wrap(DataKey.generate(), CONTEXT)
+    try:
+        provider.unwrap(wrapped, _ANOTHER)
+    except RefusedError:
+        return
+    raise ProofFailedError(
+        f"a wrap under {wrapped.key_version} opens with the context of another blob: it is not "
+        "bound, and a swapped sidecar would go unseen"
+    )

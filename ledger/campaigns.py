@@ -354,6 +354,18 @@ def step(
     return changed.rowcount == 1
 
 
+def is_unwound(connection: Connection, campaign_id: int) -> bool:
+    """Whether a campaign's wraps were sealed or undone since, all of them."""
+    return bool(
+        connection.scalar(
+            text(
+                "SELECT EXISTS (SELECT 1 FROM campaign WHERE follows = :id AND state = 'complete')"
+            ),
+            {"id": campaign_id},
+        )
+    )
+
+
 def count_pass(connection: Connection, campaign_id: int) -> None:
     """Note that a fresh scan was made."""
     connection.execute(

@@ -22,7 +22,7 @@ from rich.text import Text
 from keywrap.rewrapping import Outcome
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
-from ledger.states import OPENING, Kind, State
+from ledger.states import COUNTING, OPENING, State
 from scheduler.reconciling import Comparison
 from scheduler.status import Status
 
@@ -57,13 +57,15 @@ def _panel(status: Status) -> Table:
     proof = f", prove {campaign.prove}" if campaign.prove else ""
     table.add_row("scope", Text(f"{scope}{proof}"))
     counts = ", ".join(f"{done.counts[o]:,} {o}" for o in Outcome if done.counts[o])
-    pending = "" if campaign.kind is Kind.INVENTORY else f" · {done.pending:,} pending"
+    pending = "" if campaign.kind in COUNTING else f" · {done.pending:,} pending"
     table.add_row("blobs", Text(f"{done.scanned:,} scanned{pending} · {counts or 'none decided'}"))
     if done.rate_per_s:
         eta = f" · ETA {status.eta_s:,.0f} s" if status.eta_s else ""
         table.add_row("rate", Text(f"{done.rate_per_s:,.0f}/s{eta}"))
     if done.verified and campaign.kind not in OPENING:
         table.add_row("proof", Text(f"{done.verified:,} sampled blobs opened, content and all"))
+    if status.proves:
+        table.add_row("proves", Text(status.proves))
     for (outcome, code), blobs in status.failures.items():
         table.add_row(outcome, Text(f"{blobs:,} of {code}"))
     if status.wait.next_command:
@@ -170,7 +172,7 @@ def _bars(console: Console) -> tuple[Progress, TaskID]:
 
 def _move(bars: Progress, task: TaskID, now: Status) -> None:
     done = now.progress
-    completed = done.scanned if now.campaign.kind is Kind.INVENTORY else done.decided
+    completed = done.scanned if now.campaign.kind in COUNTING else done.decided
     note = f"{done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
     note += f" · {now.wait.reason_code}" if now.wait.reason_code else ""
     bars.update(
@@ -200,7 +202,7 @@ def _plain_lines(
 
 def _line(now: Status) -> str:
     done = now.progress
-    decided = done.scanned if now.campaign.kind is Kind.INVENTORY else done.decided
+    decided = done.scanned if now.campaign.kind in COUNTING else done.decided
     rate = f", {done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
     return (
         f"{now.campaign.kind} {now.campaign.id}: {_state(now)} - "

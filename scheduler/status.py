@@ -9,7 +9,8 @@ from ledger import campaigns, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
-from ledger.states import MOVING, RESUMABLE, Kind, State
+from ledger.states import COUNTING, RESUMABLE, REWRAPPING, Kind, State
+from scheduler import confidence
 from scheduler.waits import Wait, why
 
 MOVING_STATES = RESUMABLE - {State.PLANNED}
@@ -24,22 +25,30 @@ class Status:
     wait: Wait
     failures: dict[tuple[str, str], int]
     keeps_previous: bool
+    is_unwound: bool = False
 
     @property
     def eta_s(self) -> float | None:
         """Seconds until the last blob is decided at the rate so far; None where unknown."""
         rate = self.progress.rate_per_s
-        if (
-            self.campaign.state not in MOVING_STATES
-            or not rate
-            or self.campaign.kind is Kind.INVENTORY
-        ):
+        if self.campaign.state not in MOVING_STATES or not rate or self.campaign.kind in COUNTING:
             return None
         return self.progress.pending / rate
 
     @property
+    def proves(self) -> str | None:
+        """What a finished verify campaign proves, as a sentence; None for others."""
+        campaign, counts = self.campaign, self.progress.counts
+        if campaign.kind is not Kind.VERIFY or not campaign.is_finished:
+            return None
+        everything = campaign.sample_size is None and not campaign.prefix
+        opened, bad = counts[Outcome.CURRENT], self.progress.exceptions
+        return confidence.sentence(opened, bad, everything=everything)
+
+    @property
     def _leaves_previous(self) -> bool:
-        return self.keeps_previous and self.campaign.kind in MOVING
+        rewraps = self.campaign.kind in REWRAPPING
+        return self.keeps_previous and rewraps and not self.is_unwound
 
     def document(self) -> dict[str, Any]:
         """Return the document of the command-line contract (DESIGN section 10).
@@ -47,7 +56,7 @@ class Status:
         The counts of a plan are of its sample: `rewrapped` are blobs that would be.
         """
         done, campaign = self.progress, self.campaign
-        is_inventory = campaign.kind is Kind.INVENTORY
+        counts_only = campaign.kind in COUNTING
         return {
             "campaign": campaign.id,
             "kind": campaign.kind,
@@ -58,7 +67,7 @@ class Status:
             "target": str(campaign.target) if campaign.target else None,
             "counts": {
                 "scanned": done.scanned,
-                "pending": 0 if is_inventory else done.pending,
+                "pending": 0 if counts_only else done.pending,
                 **{outcome.value: done.counts[outcome] for outcome in Outcome},
             },
             "failures": [
@@ -66,6 +75,7 @@ class Status:
                 for (outcome, code), n in self.failures.items()
             ],
             "verified": done.verified,
+            "proves": self.proves,
             "rate_per_s": round(done.rate_per_s, 1) if done.rate_per_s else None,
             "eta_s": round(self.eta_s, 1) if self.eta_s is not None else None,
             "forecast": None,
@@ -92,7 +102,9 @@ def read(ledger: Ledger, campaign_id: int, *, keeps_previous: bool) -> Status | 
             return None
         done = progress.read(connection, campaign_id, campaign.kind)
         failed = progress.failures(connection, campaign_id) if done.exceptions else {}
-        return Status(campaign, done, why(connection, campaign, done), failed, keeps_previous)
+        wait = why(connection, campaign, done)
+        is_unwound = campaigns.is_unwound(connection, campaign_id)
+        return Status(campaign, done, wait, failed, keeps_previous, is_unwound)
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -20,6 +20,7 @@ from keywrap.kms import (
     ProofFailedError,
     RefusedError,
 )
+from keywrap.layout import RESERVED
 from keywrap.providers.aws_answers import Answer, Answers, is_material
 from keywrap.providers.aws_arn import SCHEME, region_of
 from keywrap.providers.aws_client import DEFAULT_THREADS
@@ -39,10 +40,25 @@ MAX_CIPHERTEXT_BYTES = 6144
 _NEW_KEY_BYTES = 32
 _MOST_PAGES = 100
 
+_NO_BLOB = {"blob_id": f"{RESERVED}preflight"}
+"""A policy may ask for the context of every request (`rewrap policy aws`), of a dry run too."""
+
 _DRY_RUNS: tuple[tuple[str, str, Mapping[str, object]], ...] = (
-    ("encrypt", "KeyId", {"Plaintext": bytes(1)}),
-    ("decrypt", "KeyId", {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]}),
-    ("re_encrypt", "SourceKeyId", {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]}),
+    ("encrypt", "KeyId", {"Plaintext": bytes(1), "EncryptionContext": _NO_BLOB}),
+    (
+        "decrypt",
+        "KeyId",
+        {"DryRunModifiers": ["IGNORE_CIPHERTEXT"], "EncryptionContext": _NO_BLOB},
+    ),
+    (
+        "re_encrypt",
+        "SourceKeyId",
+        {
+            "DryRunModifiers": ["IGNORE_CIPHERTEXT"],
+            "SourceEncryptionContext": _NO_BLOB,
+            "DestinationEncryptionContext": _NO_BLOB,
+        },
+    ),
 )
 
 _Item = TypeVar("_Item")

@@ -1,0 +1,101 @@
+"""A rotation as an operator makes it, from the first backup to the old version's end."""
+
+import base64
+import os
+import secrets
+from collections.abc import Callable, Iterator
+
+import hvac
+import pytest
+
+from tests.nodes import Node
+from tests.sites import Site, campaign_in
+
+BLOBS = int(os.environ.get("REWRAP_STORY_BLOBS", "300"))
+
+
+@pytest.fixture
+def node(new_site: Callable[..., Site], request: pytest.FixtureRequest) -> Iterator[Node]:
+    site = new_site(f"safe-{request.node.name[5:17].replace('_', '-')}")
+    text = site.config.read_text()
+    site.config.write_text(f"{text}\n[retire]\ndrain_s = 1\nsoak_s = 2\n")
+    node = Node(site)
+    node.start()
+    yield node
+    node.close()
+
+
+def typed(site: Site, *arguments: str, code: int = 0) -> str:
+    ran = site.rewrap(*arguments, timeout_s=600)
+    assert ran.code == code, ran
+    return ran.out + ran.err
+
+
+def settings_of(site: Site) -> dict[str, int]:
+    client = hvac.Client(url=site.bao.address, token=site.bao.token)
+    return dict(client.secrets.transit.read_key(site.kek)["data"])
+
+
+@pytest.mark.timeout(1200)
+def test_an_old_version_is_retired_when_nothing_needs_it_and_every_blob_opens(node: Node) -> None:
+    site = node.site
+    ids = site.make(BLOBS)
+    identity = ("--identity", str(site.identity))
+    migrated = campaign_in(typed(site, "start", "migrate", "--yes", "--wait"))
+    assert "the backup is whole" in typed(site, "backup", "verify", str(migrated), *identity)
+    typed(site, "rotate-kek", "--yes", "--wait")
+    rotated = next(d["campaign"] for d in site.ask("status") if d["kind"] == "rotate")
+    assert site.key_ids(ids) == {site.version(2)}
+
+    refused = typed(site, "retire", site.version(1), "--yes", code=4)
+    assert "keep a wrap that needs it" in refused
+    assert repr(min(ids)) in refused
+    assert settings_of(site)["min_decryption_version"] == 1, "it is usable"
+
+    typed(site, "seal", str(rotated), "--yes", "--wait")
+    assert site.ask("status", str(rotated))["unsealed"] == 0
+    refused = typed(site, "retire", site.version(1), "--yes", code=4)
+    assert "[backups_need_it]" in refused
+    fresh = campaign_in(typed(site, "backup", "create", "--wait"))
+    typed(site, "backup", "verify", str(fresh), *identity)
+    out = typed(site, "retire", site.version(1), "--accept-unopenable", "--yes")
+    assert "is retired" in out
+    found = settings_of(site)
+    assert (found["min_decryption_version"], found["min_encryption_version"]) == (2, 2)
+    assert site.ask("retire", site.version(1), "--status")["step"] == "retired"
+    assert site.wrong(ids) == []
+    typed(site, "verify", "--all")
+
+
+@pytest.mark.timeout(300)
+def test_a_campaign_is_undone_and_a_lost_sidecar_is_restored_without_ledger_or_workers(
+    node: Node,
+) -> None:
+    site = node.site
+    ids = site.make(60)
+    before = site.key_ids(ids)
+    migrated = campaign_in(typed(site, "start", "migrate", "--escrow", "--yes", "--wait"))
+    typed(site, "undo", str(migrated), "--yes", "--wait")
+    assert site.key_ids(ids) - {""} <= before | {"env:BLOB_KEY", "env:BLOB_WRAP_KEY"}
+    assert site.wrong(ids) == []
+    node.close()
+    for path in sorted(site.store.rglob("*.blob.meta"))[:20]:
+        path.unlink()
+    # The key that wrapped some of them is lost as well.
+    site.environment["BLOB_WRAP_KEY"] = base64.b64encode(secrets.token_bytes(32)).decode()
+    where = (site.state / "backups").as_uri()
+    out = typed(
+        site,
+        "backup",
+        "restore",
+        "--yes",
+        "--from",
+        where,
+        "--identity",
+        str(site.identity),
+        "--json",
+    )
+    assert '"quarantined": 0' in out
+    assert '"failed": 0' in out
+    assert site.wrong(ids) == []
+    assert "env:BLOB_WRAP_KEY" not in site.key_ids(ids), "nothing needs the key that is lost"
