@@ -178,6 +178,18 @@ class VersionOrder(Protocol):
 
 
 @runtime_checkable
+class RequestNamer(Protocol):
+    """A provider whose service names each request, as it does in its own audit log."""
+
+    def last_requests(self) -> Sequence[str]:
+        """Return the names of the requests behind this thread's last call of many items.
+
+        One for each item, in their order; empty for an item that was not sent. Of a provider that
+        sends two requests for an item, the first.
+        """
+
+
+@runtime_checkable
 class DataKeyGenerator(Protocol):
     """A provider whose service makes a data key and its wrap in one request."""
 

@@ -23,6 +23,7 @@ from keywrap.rewrapping import Outcome
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
 from ledger.states import COUNTING, OPENING, State
+from scheduler.reconciling import Comparison
 from scheduler.status import Status
 
 _POLL_S = 0.5
@@ -105,6 +106,20 @@ def census(lines: Iterable[CensusLine]) -> None:
     for x in lines:
         blobs, previous = f"{x.blobs:,}", f"{x.previous:,}"
         table.add_row(*map(Text, (x.provider, x.key, x.version, x.problem, blobs, previous)))
+    Console().print(table)
+
+
+def reconciliation(result: Comparison) -> None:
+    """Print what two witnesses say, by window, key and operation."""
+    table = Table(box=None)
+    for heading in ("from", "key", "operation"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("ours", "logged", "unknown", "unclaimed", "unseen"):
+        table.add_column(heading, justify="right")
+    for (start, key, operation), line in sorted(result.lines.items()):
+        counts = (line.ours, line.logged, line.unknown, line.unclaimed, line.unseen)
+        texts = (f"{start:%Y-%m-%d %H:%M:%S}", key, operation, *(f"{n:,}" for n in counts))
+        table.add_row(*map(Text, texts))
     Console().print(table)
 
 

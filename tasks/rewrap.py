@@ -76,7 +76,13 @@ def rewrap_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
         goal = goal_of(work.lease.campaign, keep_previous=runtime.keep_previous)
         require_store(work)
         engine = _ENGINES.get(work.lease.campaign.kind, Rewrapper)
-        rewrapper = engine(runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool)
+        rewrapper = engine(
+            runtime.reader,
+            runtime.keys,
+            runtime.legacy_content,
+            runtime.pool,
+            journal=work.journal,
+        )
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)
         return Tally(work, progress).run(blob_ids, lambda ids: rewrapper.rewrap(ids, goal))

@@ -92,5 +92,6 @@ def compose(
         store=settings.keywrap.store.place,
         queue_of=queue_of(settings),
         served=settings.workers.queues,
+        audit=Path(settings.audit.directory),
         vault=vault_of(settings) if settings.backup.recipients else None,
     )

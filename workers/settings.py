@@ -16,6 +16,7 @@ from keywrap.backups.bundle import BackupError, require_recipient
 from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
 from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
+from workers.audit_table import Audit, read_audit
 
 DEFAULT_PATH = "rewrap.toml"
 _STATE_DIR = ".rewrap-state"
@@ -148,6 +149,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Workers = Workers()
     scheduler: Scheduler = Scheduler()
     flower: Flower = Flower()
+    audit: Audit = Audit()
     gates: Gates = DEFAULT_GATES
     backup: Backup = Backup()
     retire: Retire = Retire()
@@ -175,16 +177,18 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
     table.pop("state_dir", None)
     if not isinstance(state_dir, str):
         raise ConfigError("state_dir", "expected a path")
+    state_dir = str(file.resolve().parent / state_dir)
     settings = Settings(
         keywrap=KeywrapConfig.from_table(
             {name: table.pop(name) for name in TABLES if name in table}
         ),
-        state_dir=str(file.resolve().parent / state_dir),
+        state_dir=state_dir,
         ledger=_section("ledger", Postgres, table, environ),
         broker=_section("broker", Broker, table, environ),
         workers=_section("workers", Workers, table, environ),
         scheduler=_section("scheduler", Scheduler, table, environ),
         flower=_section("flower", Flower, table, environ),
+        audit=read_audit(table.pop("audit", {}), environ, file.resolve().parent, state_dir),
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
         retire=_section("retire", Retire, table, {}),

@@ -3,6 +3,7 @@
 import click
 
 from scheduler.commands.asking import cancel, pause, resume, retry
+from scheduler.commands.audit import audit
 from scheduler.commands.backup import backup, backup_key
 from scheduler.commands.config import config
 from scheduler.commands.cutover import cutover
@@ -15,6 +16,7 @@ from scheduler.commands.planning import plan
 from scheduler.commands.policy import policy
 from scheduler.commands.preflight import preflight
 from scheduler.commands.reading import blobs, status
+from scheduler.commands.reconciliation import reconcile
 from scheduler.commands.retire import retire
 from scheduler.commands.rotation import rotate_kek
 from scheduler.commands.services import flower, scheduler, up, worker
@@ -39,7 +41,8 @@ def rewrap(context: click.Context, file: str | None) -> None:
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, seal, undo, backup, cutover, retire)
 _ASK = (pause, resume, cancel, retry)
-_READ = (status, blobs, policy, preflight, config, healthz)
+_READ = (status, blobs, audit, policy, preflight, config, healthz)
 
 for command in (*_RUN, *_DO, *_ASK, *_READ):
     rewrap.add_command(command)
+audit.add_command(reconcile)
