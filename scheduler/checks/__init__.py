@@ -6,7 +6,7 @@ a line in `ROOMS`.
 
 from collections.abc import Callable, Iterable, Iterator
 
-from scheduler.checks import backups, installation, keys, staging, store
+from scheduler.checks import audit, backups, installation, keys, staging, store
 from scheduler.checks.check import Check
 from scheduler.checks.ground import Ground
 
@@ -14,6 +14,7 @@ ROOMS: tuple[Callable[[Ground], Iterable[Check]], ...] = (
     installation.checks,
     store.checks,
     keys.checks,
+    audit.checks,
     staging.checks,
     backups.checks,
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
+from keywrap.audithead import AuditHeadError
 from keywrap.conditions import UnconditionalStoreError
 from keywrap.config import ConfigError
 from keywrap.control import ControlError
@@ -171,6 +172,7 @@ def _look(check: Check) -> Finding:
 
 
 _TOLD = (
+    AuditHeadError,
     ConfigError,
     ControlError,
     DeskError,
