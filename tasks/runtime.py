@@ -39,6 +39,7 @@ class Runtime:
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
         served: the queues whose shards this process takes; None for all. Wraps of the default
             queue any process can open.
+        verify_queue: the queue of the workers that verify.
         audit: the folder of the audit trail; None: this process keeps none.
         vault: where backups go; None where the configuration names no recipient.
     """
@@ -56,6 +57,7 @@ class Runtime:
     store: str = ""
     queue_of: QueueOf = queues.everyone
     served: Collection[str] | None = None
+    verify_queue: str = queues.QUEUE
     audit: Path | None = None
     vault: Vault | None = None
 

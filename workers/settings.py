@@ -82,6 +82,9 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         canary: random blobs that go through every step but the write before the first write, and
             are opened; 0 bad of 459 shows under 1% bad with 99% confidence.
         after: blobs that must be decided before a share of them counts.
+        verify_queue: the queue of the tasks that prove and verify. One of its own is served by
+            workers whose credentials may only open: what they say does not hang on the workers
+            that made the wraps.
         quarantined_percent: the largest share of blobs that may be quarantined.
         failed_percent: the largest share that may fail.
         conflict_percent: the largest share that writers may take from it.
@@ -89,6 +92,7 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     canary: Annotated[int, Meta(ge=0, le=100_000)] = 500
     after: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    verify_queue: QueueName = QUEUE
     quarantined_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
     failed_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
     conflict_percent: Annotated[float, Meta(ge=0, le=100)] = 50.0

@@ -128,6 +128,7 @@ def needed_queues(ground: Ground) -> list[str]:
     keys = ground.settings.keywrap.keys
     named = {table.queue for table in keys.dpapi.values()}
     named |= {table.queue for table in keys.env.values()}
+    named.add(ground.settings.gates.verify_queue)
     return [QUEUE, *sorted(named - {"", QUEUE})]
 
 
