@@ -195,7 +195,7 @@ CASES = {
     "the key service does not answer": Case(
         KEY,
         "kms_unavailable",
-        "check the key's table",
+        "is up at its address in [keys]",
         code=3,
         edit=key_service_nowhere,
     ),

@@ -6,7 +6,7 @@ a line in `ROOMS`.
 
 from collections.abc import Callable, Iterable, Iterator
 
-from scheduler.checks import audit, installation, keys, staging, store
+from scheduler.checks import audit, backups, installation, keys, staging, store
 from scheduler.checks.check import Check
 from scheduler.checks.ground import Ground
 
@@ -16,6 +16,7 @@ ROOMS: tuple[Callable[[Ground], Iterable[Check]], ...] = (
     keys.checks,
     audit.checks,
     staging.checks,
+    backups.checks,
 )
 """Every check, in the order in which they are made: what others need comes first."""
 

@@ -204,6 +204,13 @@ _CODES: dict[type[Exception], str] = {
 }
 
 
+_STEPS = {
+    "kms_unavailable": "see that the key service is up at its address in [keys], then run it again",
+    "kms_throttled": "wait, or have the key service's quota raised, then run it again",
+}
+"""The next step where the reason tells more than the check does."""
+
+
 def of_error(error: Exception, mend: str) -> Finding:
     """Return the finding of a check that raised.
 
@@ -216,7 +223,7 @@ def of_error(error: Exception, mend: str) -> Finding:
         return failed("unforeseen", f"the check itself failed: {type(error).__name__}", mend)
     code = next((c for kind, c in _CODES.items() if isinstance(error, kind)), "")
     code = getattr(error, "reason_code", "") or code
-    step = getattr(error, "next_command", "") or mend
+    step = getattr(error, "next_command", "") or _STEPS.get(code, mend)
     away = isinstance(error, _AWAY) and not isinstance(error, UnconditionalStoreError)
     away = away or getattr(error, "exit_code", 0) == UNREACHABLE
     return Finding(Status.FAIL, str(error), step, code, is_unreachable=away)

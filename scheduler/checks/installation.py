@@ -58,8 +58,8 @@ def _secrets(ground: Ground) -> Finding:
     if not missing:
         return passed("every secret that the configuration names is there")
     sentence = "; ".join(map(str, missing))
-    step = next((error.next_command for error in missing if error.next_command), "")
-    return failed("secret_missing", sentence, step or "mend it, then run it again")
+    steps = dict.fromkeys(error.next_command for error in missing if error.next_command)
+    return failed("secret_missing", sentence, "; ".join(steps) or "mend it, then run it again")
 
 
 def _signing_key(ground: Ground) -> Iterator[ConfigError]:
@@ -112,7 +112,7 @@ def _broker(ground: Ground) -> Finding:
         return warned(
             "broker_old", warning, "deploy a current one, and name it: url = … in [broker]"
         )
-    return passed("the broker answers, and its release has no known hole")
+    return passed("the broker answers, and its release has CVE-2025-49844 mended")
 
 
 def _scheduler(ground: Ground) -> Finding:

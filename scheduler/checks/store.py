@@ -70,6 +70,8 @@ def _obeyed(ground: Ground) -> Control | None:
     Raises:
         ControlError: nothing, since it is not to be trusted.
     """
+    if ground.settings.keywrap.control is None:
+        return None
     source = open_control(ground.settings.keywrap, ground.store.get())
     return source.current() if source else None
 

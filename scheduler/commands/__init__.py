@@ -16,6 +16,7 @@ from scheduler.commands.planning import plan
 from scheduler.commands.policy import policy
 from scheduler.commands.preflight import preflight
 from scheduler.commands.reading import blobs, status
+from scheduler.commands.rebind import rebind
 from scheduler.commands.reconciliation import reconcile
 from scheduler.commands.retire import retire
 from scheduler.commands.rotation import rotate_kek
@@ -40,7 +41,7 @@ def rewrap(context: click.Context, file: str | None) -> None:
 
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, seal, undo, backup, cutover, retire)
-_ASK = (pause, resume, cancel, retry)
+_ASK = (pause, resume, cancel, retry, rebind)
 _READ = (status, blobs, audit, policy, preflight, config, healthz)
 
 for command in (*_RUN, *_DO, *_ASK, *_READ):

@@ -10,7 +10,7 @@ from keywrap.conditions import ProbeLeftError, UnconditionalStoreError, probe
 from keywrap.datakey import DataKey
 from keywrap.filestore import FileStore
 from keywrap.keys import WrappedKey
-from keywrap.kms import DeniedError, ProofFailedError, UnavailableError
+from keywrap.kms import DeniedError, ProofFailedError
 from keywrap.rewrapping import Outcome, Result
 from keywrap.stores import Store, Stored, StoreUnavailableError
 from keywrap.testing.kms import MemoryKeyProvider
@@ -136,7 +136,7 @@ def test_what_is_not_there_is_told_once_and_those_after_it_are_skipped() -> None
 
     def fail() -> object:
         asked.append(1)
-        raise UnavailableError("no answer")
+        raise StoreUnavailableError("no answer")
 
     needed = Needed("the service", fail)
 
