@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator
 
 from keywrap.backups.bundle import encrypt
+from keywrap.stores import StoreError
 from ledger import backups
 from scheduler.checks.check import Check, Finding, failed, passed, skipped, warned
 from scheduler.checks.ground import Ground
@@ -35,7 +36,12 @@ def _place(ground: Ground) -> Finding:
     vault = vault_of(ground.settings)
     name = f"preflight-{secrets.token_hex(8)}.age"
     vault.write(name, encrypt(b"preflight", backup.recipients))
-    vault.store.delete(name)
+    try:
+        vault.store.delete(name)
+    except StoreError as error:
+        return warned(
+            "probe_left", f"{name} could not be removed from {vault.place}: {error}", "remove it"
+        )
     return passed(
         f"an encrypted object was written to {vault.place} and read back, for "
         f"{len(backup.recipients)} recipients"

@@ -97,10 +97,11 @@ def vault_calls(tree: ast.Module) -> set[str]:
             continue
         if node.func.attr == "_each":
             operations.add(text_of(node.args[0]))
-        elif node.func.attr == "_send":
+        elif node.func.attr in {"_send", "send"}:
             calls.add(f"{text_of(node.args[0])} {text_of(node.args[1])}")
-    assert "POST {}/{key}" in calls, "the batched operations go through one place"
-    calls.remove("POST {}/{key}")
+    general = {"POST {}/{}/{key}", "{} {}/{}"}
+    assert general <= calls, "the batched operations and all others go through one place each"
+    calls -= general
     return calls | {f"POST {operation}/{{key}}" for operation in operations}
 
 
@@ -172,15 +173,16 @@ def test_every_role_is_told_what_it_may_do() -> None:
     assert set(ON_TARGETS) < set(Role)
 
 
-def test_nothing_is_deleted_from_a_store_so_no_role_may() -> None:
+def test_nothing_but_a_probe_is_deleted_from_a_store_so_no_role_may() -> None:
     """Who adds such a call gives it a `StorePower` and a permission for each kind of store."""
     root = PROVIDERS.parent.parent
-    callers = [
-        f"{path.relative_to(root)}:{node.lineno}"
+    callers = {
+        str(path.relative_to(root))
         for room in ("keywrap", "tasks", "workers", "scheduler")
         for path in (root / room).rglob("*.py")
         if "testing" not in path.parts
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("store.delete")
-    ]
-    assert callers == []
+    }
+    # What the checklist tries a store with. Where it may not remove that, it says so.
+    assert callers == {"keywrap/conditions.py", "scheduler/checks/backups.py"}
