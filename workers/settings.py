@@ -129,6 +129,16 @@ class Retire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backup_days: Annotated[int, Meta(ge=1, le=365)] = 7
 
 
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who signs certificates; only where `rewrap certificate` is typed.
+
+    Attributes:
+        private_key_file: the file that signs, as `rewrap certificate-key` makes it.
+    """
+
+    private_key_file: str = ""
+
+
 DEFAULT_GATES = Gates()
 
 
@@ -157,6 +167,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gates: Gates = DEFAULT_GATES
     backup: Backup = Backup()
     retire: Retire = Retire()
+    certificate: Certificate = Certificate()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -196,6 +207,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
         retire=_section("retire", Retire, table, {}),
+        certificate=_section("certificate", Certificate, table, {}),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")
