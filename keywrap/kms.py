@@ -34,6 +34,12 @@ class KmsError(Exception):
         self.reason_code = reason_code or type(self).reason_code
 
 
+CLOSED = frozenset(
+    {"version_disabled", "version_not_allowed", "version_not_enabled", "key_disabled"}
+)
+"""Reason codes of a KEK version that was taken out of use: it opens nothing until a person acts."""
+
+
 class UnavailableError(KmsError):
     """The key service does not answer. Wait: nothing is wrong with the wraps."""
 

@@ -18,7 +18,7 @@ from keywrap.datakey import DataKey
 from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing
 from keywrap.keys import WrappedKey
-from keywrap.kms import KmsError
+from keywrap.kms import CLOSED, KmsError
 from keywrap.layout import UnsafeBlobIdError
 from keywrap.noted import unwrap, wrap
 from keywrap.opening import open_many
@@ -148,7 +148,7 @@ class Restorer:
         try:
             (key,) = open_many(self.keys, [(wrapped, {"blob_id": blob_id})], self.journal)
         except KmsError as error:
-            if error.reason_code in _CLOSED:
+            if error.reason_code in CLOSED:
                 return None  # a version that was retired: just what a restore is for
             raise
         return key if isinstance(key, DataKey) else None
@@ -214,10 +214,6 @@ class Restorer:
         if unwrap(primary, wrapped, context, self.journal, "prove") != data_key:
             raise QuarantineError("proof_failed", "the new wrap does not open to the data key")
         return wrapped
-
-
-_CLOSED = frozenset({"version_disabled", "key_disabled", "key_elsewhere", "version_retired"})
-"""Why a KEK version as a whole opens nothing, for good as far as anybody here can tell."""
 
 
 def _named(stored: Stored | None) -> Sidecar | None:

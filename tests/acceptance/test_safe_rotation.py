@@ -67,6 +67,21 @@ def test_an_old_version_is_retired_when_nothing_needs_it_and_every_blob_opens(no
     assert site.wrong(ids) == []
     typed(site, "verify", "--all")
     certify(site, rotated)
+    restore_in_vain(site, ids, rotated)
+
+
+def restore_in_vain(site: Site, ids: list[str], campaign: int) -> None:
+    """Lose a sidecar, and find that wraps of the retired version open nothing any more."""
+    known = next(b for b in site.ask("backup", "list") if b["campaign_id"] == campaign)
+    lost = site.store / f"{ids[0]}.blob.meta"
+    lost.unlink()
+    identity = ("--identity", str(site.identity))
+    ran = site.rewrap(
+        "backup", "restore", "--manifest", known["manifest"], *identity, "--yes", "--json"
+    )
+    assert ran.code == 1, ran
+    assert (ran.document["restored"], ran.document["quarantined"]) == (0, 1)
+    assert ran.document["blobs"][0]["reason_code"] == "backup_does_not_open"
 
 
 def certify(site: Site, campaign: int) -> None:
