@@ -12,8 +12,9 @@ from typing import TypeVar
 from keywrap.auditing import AuditLog, AuditSink, Trail
 from keywrap.blobkeys import BlobKeys, LegacyCutOffError, ReadOnlyError
 from keywrap.config import TABLES, KeywrapConfig, open_keys, open_reader, read_file
-from keywrap.contentformat import READ_BYTES, ContentError, ContentFormat, Readable
+from keywrap.contentformat import ContentError, ContentFormat, Readable
 from keywrap.contents import NEW_CONTENT, content_format
+from keywrap.contentwriting import write_content
 from keywrap.control import ControlSource, open_control
 from keywrap.datakey import DataKey
 from keywrap.keycache import KeyCache
@@ -21,8 +22,7 @@ from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.reading import GoneError, SidecarReader
 from keywrap.sidecar import Sidecar
-from keywrap.stores import AlreadyExistsError, ChangedError, NotFoundError, StreamingStore
-from keywrap.stream_v1 import StreamV1
+from keywrap.stores import AlreadyExistsError, ChangedError, NotFoundError
 
 __all__ = [
     "BlobNotFoundError",
@@ -163,13 +163,7 @@ class EncryptedBlobs:
         data_key = DataKey.generate()
         # Before the content, so that a KMS that is away is known at once.
         wrapped = self._wraps.wrap(blob_id, data_key)
-        watched = _Source(source)
-        try:
-            self._store_content(name, StreamV1().encrypt(data_key, watched))
-        except BaseException:
-            if watched.failure is not None:  # the store may have taken it for its own
-                raise watched.failure from None
-            raise
+        write_content(self.reader.store, name, data_key, source)
         self._commit(blob_id, generation, data_key, wrapped)
 
     @property
@@ -209,19 +203,6 @@ class EncryptedBlobs:
     def _alert(self, blob_id: str, error: Exception, version: KeyVersion | None = None) -> None:
         Trail(self.audit).record("alert", blob_id, version, error)
 
-    def _store_content(self, name: str, chunks: Iterator[bytes]) -> None:
-        """Create an object of chunks; a small one at once, which costs a bucket one request."""
-        store = self.reader.store
-        head: list[bytes] = []
-        size = 0
-        while size < READ_BYTES and (chunk := next(chunks, b"")):
-            head.append(chunk)
-            size += len(chunk)
-        if size >= READ_BYTES and isinstance(store, StreamingStore):
-            store.create_from(name, chain(head, chunks))
-        else:
-            store.create(name, b"".join(chain(head, chunks)))
-
     def _commit(
         self, blob_id: str, generation: str, data_key: DataKey, wrapped: WrappedKey
     ) -> None:
@@ -246,21 +227,6 @@ class EncryptedBlobs:
                 continue
             return
         raise BusyBlobError(f"blob {blob_id!r} is being written by others; try again")
-
-
-class _Source:
-    """A caller's source, which remembers that it failed: it was not the store then."""
-
-    def __init__(self, source: Readable) -> None:
-        self._source = source
-        self.failure: BaseException | None = None
-
-    def read(self, size: int, /) -> bytes:
-        try:
-            return self._source.read(size)
-        except BaseException as error:
-            self.failure = error
-            raise
 
 
 def open_blobs(

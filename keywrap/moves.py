@@ -31,10 +31,13 @@ class Selection(StrEnum):
 
     LEGACY = "legacy"  # migrate: away from DPAPI and the environment
     MANAGED = "managed"  # rotate: from one managed KEK version to another
+    ALL = "all"  # reencrypt: every data key is replaced, whatever wraps it
 
 
 def selects(selection: Selection, version: KeyVersion) -> bool:
     """Whether a selection takes wraps of a KEK version, wherever they are to go."""
+    if selection is Selection.ALL:
+        return True
     return version.is_legacy == (selection is Selection.LEGACY)
 
 
@@ -57,6 +60,8 @@ class Goal:
         keep_previous: whether the old wrap stays beside the new one (the two-key envelope).
         opens_all: whether both wraps and the content are opened even where the key service moves
             wraps without showing the data keys: a canary's way.
+        mark: what tells the contents that this campaign has written from all others, where it
+            writes contents; a secret of the ledger, see `keywrap.reencrypting`.
     """
 
     target: KeyVersion
@@ -64,6 +69,7 @@ class Goal:
     prove: Prove
     keep_previous: bool = True
     opens_all: bool = False
+    mark: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ class Move:
         seen: its sidecar as it was read.
         source: the wrap to open, where it is not the one that readers use.
         data_key: its data key, where a step shows it.
+        fresh: the data key that is to take its place, where it gets another.
+        generation: the name of the content that is written under the fresh data key.
         new: its new wrap.
         unwritten: whether a write of it failed.
         held: why the KEK version that wraps it cannot be used now; the blob stays pending.
@@ -116,6 +124,8 @@ class Move:
     seen: Seen | None = None
     source: WrappedKey | None = None
     data_key: DataKey | None = field(default=None, repr=False)
+    fresh: DataKey | None = field(default=None, repr=False)
+    generation: str | None = None
     new: WrappedKey | None = None
     unwritten: bool = False
     held: KmsError | None = None
@@ -125,6 +135,11 @@ class Move:
     def is_pending(self) -> bool:
         """Whether it goes on: neither decided nor held up by its KEK version."""
         return self.result is None and self.held is None
+
+    @property
+    def kept_key(self) -> DataKey | None:
+        """The data key that the new wrap is of."""
+        return self.fresh or self.data_key
 
     @property
     def context(self) -> Context:
@@ -149,18 +164,19 @@ class Move:
         return self.seen.sidecar.rewrapped(self.new, self.context, previous).to_bytes()
 
     def end(self, outcome: Outcome, reason_code: str = "", detail: str = "") -> None:
-        """Decide this blob, and let go of its plaintext data key."""
+        """Decide this blob, and let go of its plaintext data keys."""
         self.result = Result(self.blob_id, outcome, reason_code, detail)
-        self.data_key = None
+        self.data_key = self.fresh = None
 
     def hold(self, cause: KmsError) -> None:
-        """Leave this blob pending, and let go of its plaintext data key."""
+        """Leave this blob pending, and let go of its plaintext data keys."""
         self.held = cause
-        self.data_key = None
+        self.data_key = self.fresh = None
 
     def read_again(self, otherwise: Outcome, reason_code: str, detail: str) -> None:
         """Start this blob anew, or decide it where it has been read often enough."""
         self.seen = self.source = self.data_key = self.new = None
+        self.fresh = self.generation = None
         self.reads_left -= 1
         if self.reads_left == 0:
             self.end(otherwise, reason_code, detail)

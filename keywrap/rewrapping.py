@@ -167,9 +167,12 @@ class Rewrapper:
             raise StoreUnavailableError(f"the store takes no writes: {failed[0].detail}")
 
     def _pass(self, moves: Sequence[Move], goal: Goal, last: Step) -> None:
-        for step in (self.read, self.open, self.match, self.wrap, self.prove, last):
+        for step in self._steps(last):
             self.before(step.__name__)
             step([m for m in moves if m.is_pending and (m.seen or step == self.read)], goal)
+
+    def _steps(self, last: Step) -> Sequence[Step]:
+        return self.read, self.open, self.match, self.wrap, self.prove, last
 
     def read(self, moves: Sequence[Move], goal: Goal) -> None:
         """Read each sidecar, and decide what needs no rewrap."""
@@ -271,13 +274,13 @@ class Rewrapper:
     def wrap(self, moves: Sequence[Move], goal: Goal) -> None:
         """Wrap each data key under the target, and check what the answer names."""
         target = self.keys.provider(goal.target.key)
-        opened = [move for move in moves if move.data_key]
-        keys = [(move.data_key, move.context) for move in opened if move.data_key]
+        opened = [move for move in moves if move.kept_key]
+        keys = [(move.kept_key, move.context) for move in opened if move.kept_key]
         wraps = wrap_many(target, keys, goal.target, self.journal) if opened else []
         self._take(opened, wraps, goal)
         closed: dict[KeyVersion, list[Move]] = {}
         for move in moves:
-            if not move.data_key and move.is_pending:
+            if not move.kept_key and move.is_pending:
                 closed.setdefault(move.old.key_version, []).append(move)
         if isinstance(target, ServerSideRewrap):
             for group in closed.values():
@@ -315,7 +318,7 @@ class Rewrapper:
         """Open each new wrap with the new KEK and compare; one failure stops the whole batch."""
         if goal.opens_all:
             self._unveil([move for move in moves if move.new and not move.data_key])
-        known = [(move, move.new) for move in moves if move.data_key and move.new]
+        known = [(move, move.new) for move in moves if move.kept_key and move.new]
         target = self.keys.provider(goal.target.key)
         if not known or (target.proves_wraps and not goal.opens_all):
             return
@@ -324,7 +327,7 @@ class Rewrapper:
         for (move, new), key in zip(known, opened, strict=True):
             if isinstance(key, KmsError) and not isinstance(key, RefusedError):
                 move.hold(key)
-            elif isinstance(key, RefusedError) or key != move.data_key:
+            elif isinstance(key, RefusedError) or key != move.kept_key:
                 raise ProofFailedError(
                     f"the new wrap of blob {move.blob_id!r} under {new.key_version} does not open "
                     "to its data key; no sidecar of this batch was replaced"

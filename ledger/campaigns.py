@@ -1,8 +1,9 @@
 """Campaigns: asking for one, and stepping it from state to state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, RowMapping, text
 
@@ -105,6 +106,7 @@ class Campaign:
     follows: int | None = None
     backs_up: bool = False
     escrow: bool = False
+    nonce: UUID = field(default_factory=uuid4, repr=False)
 
     @property
     def is_finished(self) -> bool:
@@ -128,18 +130,20 @@ class Campaign:
     def selection(self) -> Selection:
         """Which wraps it moves, or those that the campaign it plans for would move."""
         kind = self.plan_of or self.kind
+        if kind is Kind.REENCRYPT:
+            return Selection.ALL
         return Selection.LEGACY if kind is Kind.MIGRATE else Selection.MANAGED
 
     def moves(self, version: KeyVersion) -> bool:
         """Whether it moves wraps of a KEK version, or the campaign it plans for would."""
         there = self.target is not None and version.satisfies(self.target)
-        return selects(self.selection, version) and not there
+        return self.selection is Selection.ALL or (selects(self.selection, version) and not there)
 
 
 _COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
     "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
-    "plan_of, follows, backs_up, escrow"
+    "plan_of, follows, backs_up, escrow, nonce"
 )
 
 

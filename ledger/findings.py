@@ -26,6 +26,7 @@ class Finding:
         previous: the KEK version that its `previous` wrap needs, if it has one.
         problem: why the key cannot be told, as a reason code.
         wrap_bytes: length of the wrap, where a key of the environment made it; None for others.
+        generation: what names its content where that is not its own name; not recorded.
     """
 
     blob_id: str
@@ -33,6 +34,7 @@ class Finding:
     previous: KeyVersion | None = None
     problem: str | None = None
     wrap_bytes: int | None = None
+    generation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ WORK_OF = {
     Kind.INVENTORY: ShardKind.INVENTORY,
     Kind.MIGRATE: ShardKind.REWRAP,
     Kind.ROTATE: ShardKind.REWRAP,
+    Kind.REENCRYPT: ShardKind.REWRAP,
     Kind.VERIFY: ShardKind.VERIFY,
     Kind.PLAN: ShardKind.VERIFY,
     Kind.BACKUP: ShardKind.BACKUP,

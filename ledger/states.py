@@ -9,6 +9,7 @@ class Kind(StrEnum):
     INVENTORY = "inventory"  # records which key wraps each blob
     MIGRATE = "migrate"  # legacy keys to the managed KEK
     ROTATE = "rotate"  # one managed KEK version to another
+    REENCRYPT = "reencrypt"  # a new data key for each blob, and its content anew
     VERIFY = "verify"  # opens blobs and their content; changes nothing
     PLAN = "plan"  # opens a sample as a campaign would, and changes nothing
     BACKUP = "backup"  # writes the wraps to an encrypted backup; changes nothing
@@ -16,7 +17,10 @@ class Kind(StrEnum):
     UNDO = "undo"  # puts the wraps back that a campaign has replaced
 
 
-REWRAPPING = (Kind.MIGRATE, Kind.ROTATE)
+KEEPING = (Kind.MIGRATE, Kind.ROTATE)
+"""Kinds that may leave the old wrap beside the new one, to be sealed or undone."""
+
+REWRAPPING = (*KEEPING, Kind.REENCRYPT)
 """Kinds that make new wraps: they begin with a canary, and the rate ramps up after it."""
 
 FOLLOWING = (Kind.SEAL, Kind.UNDO)

@@ -85,6 +85,8 @@ campaign = Table(
     Column("backs_up", Boolean, nullable=False, server_default=text("false")),
     # Whether the backup holds the data keys themselves too.
     Column("escrow", Boolean, nullable=False, server_default=text("false")),
+    # Known to nobody who only sees the store: what a campaign marks its contents with.
+    Column("nonce", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     CheckConstraint("(kind = 'plan') = (plan_of IS NOT NULL)", name="plan"),
     CheckConstraint(f"({_one_of('kind', FOLLOWING)}) = (follows IS NOT NULL)", name="follows"),
 )

@@ -10,8 +10,29 @@ from keywrap.rewrapping import Prove
 from ledger.campaigns import Request
 from ledger.states import Kind
 from scheduler import showing
-from scheduler.desk import Desk, operator
+from scheduler.desk import USAGE, Desk, DeskError, operator
 from scheduler.proofs import Proof, default_proof
+
+_WHAT = {
+    Kind.MIGRATE: "legacy wraps (dpapi, env)",
+    Kind.ROTATE: "managed wraps",
+    Kind.REENCRYPT: "a new data key for every blob",
+}
+
+_REENCRYPTING = (
+    (
+        "every content is read two to four times and written once: it takes as long as that, and "
+        "the store needs room for all of it again."
+    ),
+    (
+        "old contents stay in the store, and the old data keys open them there: nothing removes "
+        "them in this release, nor what a crash leaves half done."
+    ),
+    (
+        "applications that do not obey sidecars must have stopped writing, and reading: they would "
+        "go on with the old content, under its own name."
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +40,7 @@ class Proposal:
     """A campaign that moves wraps, not asked for yet.
 
     Attributes:
-        kind: migrate or rotate.
+        kind: migrate, rotate or reencrypt.
         prefix: only blobs whose id starts so.
         key: the KEK as the operator named it; None for the primary.
         provider: the provider of the KEK to wrap under.
@@ -82,16 +103,20 @@ class Proposal:
     def lines(self) -> list[str]:
         """Say what it would do, a line each."""
         store = self.config.store
-        which = "legacy wraps (dpapi, env)" if self.kind is Kind.MIGRATE else "managed wraps"
         only = f", ids that start with {showing.plain(self.prefix)!r}" if self.prefix else ""
-        kept = "stays beside the new one" if store.keep_previous else "is dropped"
         return [
-            f"{self.kind}: {which} of {store.url}{only}",
+            f"{self.kind}: {_WHAT[self.kind]} of {store.url}{only}",
             f"  to     {self.target}",
             f"  prove  {self.proof.sentence()}",
-            f"  undo   the old wrap {kept}",
+            f"  undo   {self._undo()}",
             f"  backup {self._backup()}",
         ]
+
+    def _undo(self) -> str:
+        if self.kind is Kind.REENCRYPT:
+            return "NONE: an old wrap opens no new content"
+        kept = "stays beside the new one" if self.config.store.keep_previous else "is dropped"
+        return f"the old wrap {kept}"
 
     def _backup(self) -> str:
         if not self.backs_up:
@@ -101,7 +126,12 @@ class Proposal:
 
     def notes(self) -> list[str]:
         """Say what an operator should know before, a sentence each."""
-        return [*self._note_of_primary(), *self._note_of_direct(), *self._note_of_escrow()]
+        return [
+            *self._note_of_primary(),
+            *self._note_of_direct(),
+            *self._note_of_escrow(),
+            *(_REENCRYPTING if self.kind is Kind.REENCRYPT else ()),
+        ]
 
     def _note_of_escrow(self) -> list[str]:
         if self.kind is not Kind.MIGRATE or self.escrow:
@@ -155,9 +185,17 @@ def propose(desk: Desk, kind: Kind, prefix: str, key: str | None, proof: Proof |
     """Make the proposal of what an operator typed.
 
     Raises:
-        DeskError: the key cannot be wrapped under.
+        DeskError: the key cannot be wrapped under, or the campaign is not proved in that way.
         KmsError: its version cannot be read.
     """
+    if kind is Kind.REENCRYPT and proof is not None and proof.prove is not Prove.ALL:
+        raise DeskError(
+            "reencrypt always opens each new wrap, and reads each new content back; nothing was "
+            "changed",
+            exit_code=USAGE,
+            reason_code="proof_not_for_reencrypt",
+            next_command="rewrap start reencrypt",
+        )
     provider = desk.kek(key)
     return Proposal(
         kind=kind,

@@ -22,7 +22,7 @@ from rich.text import Text
 from keywrap.rewrapping import Outcome
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
-from ledger.states import COUNTING, OPENING, State
+from ledger.states import COUNTING, OPENING, Kind, State
 from scheduler.reconciling import Comparison
 from scheduler.status import Status
 
@@ -68,6 +68,8 @@ def _panel(status: Status) -> Table:
         table.add_row("proves", Text(status.proves))
     for (outcome, code), blobs in status.failures.items():
         table.add_row(outcome, Text(f"{blobs:,} of {code}"))
+    if campaign.kind is Kind.REENCRYPT:
+        table.add_row("note", "old contents stay in the store: the old data keys open them there")
     if status.wait.next_command:
         table.add_row("next", Text(status.wait.next_command))
     return table

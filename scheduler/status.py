@@ -9,7 +9,7 @@ from ledger import campaigns, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
-from ledger.states import COUNTING, RESUMABLE, REWRAPPING, Kind, State
+from ledger.states import COUNTING, KEEPING, RESUMABLE, Kind, State
 from scheduler import confidence
 from scheduler.waits import Wait, why
 
@@ -47,8 +47,8 @@ class Status:
 
     @property
     def _leaves_previous(self) -> bool:
-        rewraps = self.campaign.kind in REWRAPPING
-        return self.keeps_previous and rewraps and not self.is_unwound
+        keeps = self.campaign.kind in KEEPING
+        return self.keeps_previous and keeps and not self.is_unwound
 
     def document(self) -> dict[str, Any]:
         """Return the document of the command-line contract (DESIGN section 10).

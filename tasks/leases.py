@@ -60,6 +60,10 @@ class Work:
         if not self._go_on or self.runtime.stopping():
             raise HandBackError
 
+    def moved(self) -> None:
+        """Note that the work moves on, within a batch too; from any thread."""
+        self._moved_at = time.monotonic()
+
     def _beat(self) -> None:
         stuck_after_s = self.runtime.lease_s * _STUCK_AFTER_LEASES
         while not self._ended.wait(self.runtime.lease_s / _BEATS_A_LEASE):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
+from keywrap.reencrypting import Reencrypter
 from keywrap.rewrapping import Goal, Prove, Rewrapper
 from keywrap.unwinding import Sealer, Undoer
 from ledger import shards
@@ -57,6 +58,7 @@ def _goal(campaign: Campaign, *, keep_previous: bool) -> Goal:
         campaign.selection,
         campaign.prove or Prove.ALL,
         keep_previous=keep_previous,
+        mark=campaign.nonce.bytes,
     )
 
 
@@ -75,16 +77,17 @@ def rewrap_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
     def body(work: Work) -> Counts:
         goal = goal_of(work.lease.campaign, keep_previous=runtime.keep_previous)
         require_store(work)
-        engine = _ENGINES.get(work.lease.campaign.kind, Rewrapper)
-        rewrapper = engine(
-            runtime.reader,
-            runtime.keys,
-            runtime.legacy_content,
-            runtime.pool,
-            journal=work.journal,
-        )
+        rewrapper = _engine(work)
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)
         return Tally(work, progress).run(blob_ids, lambda ids: rewrapper.rewrap(ids, goal))
 
     return under_lease(runtime, shard_id, ShardKind.REWRAP, body)
+
+
+def _engine(work: Work) -> Rewrapper:
+    runtime, kind = work.runtime, work.lease.campaign.kind
+    means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
+    if kind is Kind.REENCRYPT:
+        return Reencrypter(*means, journal=work.journal, beat=work.moved)
+    return _ENGINES.get(kind, Rewrapper)(*means, journal=work.journal)

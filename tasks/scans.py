@@ -153,6 +153,10 @@ def _is_late(finding: Finding, campaign: Campaign, goal: Goal, keys: KeyRing) ->
         return True  # the rewrap says what is wrong with it
     if campaign.kind in FOLLOWING:
         return finding.previous is not None and keys.reaches(version, goal.target)
+    if campaign.kind is Kind.REENCRYPT:
+        # What names a generation was written by this campaign, was listed and has its outcome, or
+        # was put since under a data key of its own. Who writes without one shares keys as ever.
+        return finding.generation is None
     return selects(goal.selection, version) and not keys.reaches(version, goal.target)
 
 
@@ -178,7 +182,11 @@ def _finding(work: Work, blob_id: str) -> Finding | None:
         work.runtime.reader.store.check()  # the store as a whole is there: this object is not
         return Finding(blob_id, None, problem=error.reason_code)
     return Finding(
-        blob_id, seen.wrapped.key_version, _previous(seen), wrap_bytes=_wrap_bytes(seen.wrapped)
+        blob_id,
+        seen.wrapped.key_version,
+        _previous(seen),
+        wrap_bytes=_wrap_bytes(seen.wrapped),
+        generation=seen.sidecar.object,
     )
 
 

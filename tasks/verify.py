@@ -7,6 +7,7 @@ from uuid import UUID
 from keywrap.journal import Journal
 from keywrap.kms import KmsError, ProofFailedError
 from keywrap.reading import GoneError, QuarantineError
+from keywrap.reencrypting import Reencrypter
 from keywrap.rewrapping import Outcome, Report, Result, Rewrapper
 from keywrap.stores import StoreUnavailableError
 from keywrap.verifying import Verifier
@@ -55,7 +56,8 @@ def _engine(
     means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
     if campaign.has_canary_out:
         goal = canary_goal(campaign, keep_previous=runtime.keep_previous)
-        return lambda blob_ids: Rewrapper(*means, journal=journal).dry_run(blob_ids, goal)
+        engine = Reencrypter if campaign.kind is Kind.REENCRYPT else Rewrapper
+        return lambda blob_ids: engine(*means, journal=journal).dry_run(blob_ids, goal)
     if campaign.kind is Kind.PLAN:
         goal = planned_goal(campaign, keep_previous=runtime.keep_previous)
         return lambda blob_ids: Rewrapper(*means, journal=journal).dry_run(blob_ids, goal)

@@ -14,7 +14,7 @@ from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
 from ledger.shards import Offer
-from ledger.states import FINISHED, Kind, ShardKind, State
+from ledger.states import FINISHED, REWRAPPING, Kind, ShardKind, State
 from scheduler.dispatch import Dispatcher
 from tasks import marks
 from tasks.backup import backup_shard, manifest_shard
@@ -84,7 +84,7 @@ class Yard:
         ]
 
     def start(self, kind: Kind, **asked: object) -> int:
-        if kind in {Kind.MIGRATE, Kind.ROTATE}:
+        if kind in REWRAPPING:
             asked = {"target": self.world.target} | asked
         return self.desk.campaign(kind, **asked)
 

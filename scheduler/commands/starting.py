@@ -92,7 +92,7 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     yes: bool,
     wait: bool,
 ) -> int:
-    """Open a campaign: migrate legacy wraps to the KEK, or rotate wraps to its current version.
+    """Open a campaign: migrate legacy wraps to the KEK, rotate wraps, or reencrypt blobs anew.
 
     Prints the campaign's id. Blobs stay readable all along, and running it twice changes nothing.
 

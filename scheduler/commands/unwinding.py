@@ -5,7 +5,7 @@ import click
 from keywrap.control import ControlError, Cutover
 from ledger import campaigns
 from ledger.campaigns import Campaign, Request
-from ledger.states import REWRAPPING, Kind
+from ledger.states import KEEPING, Kind
 from scheduler.backing import backs_up
 from scheduler.commands.reading import CAMPAIGN_ID
 from scheduler.commands.starting import confirm, follow, wait, yes
@@ -78,9 +78,9 @@ def _finished(desk: Desk, campaign_id: int, wish: str) -> Campaign:
         DeskError: it is none such.
     """
     followed = desk.campaign(campaign_id)
-    if followed.kind not in REWRAPPING or followed.target is None:
+    if followed.kind not in KEEPING or followed.target is None:
         raise DeskError(
-            f"campaign {campaign_id} is of kind {followed.kind}: it has replaced no wraps; nothing "
+            f"campaign {campaign_id} is of kind {followed.kind}: it has left no old wraps; nothing "
             "was changed",
             exit_code=USAGE,
             reason_code="nothing_to_unwind",
