@@ -4,9 +4,9 @@ COPY requirements.lock /
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --require-hashes -r /requirements.lock
 
 FROM python:3.13-slim
-# A new volume mounted at /blobs takes over the owner of the directory it covers.
+# A new volume mounted at /blobs or /audit takes over the owner of the directory it covers.
 RUN useradd --system --uid 10001 --no-create-home --shell /bin/false rewrap \
-    && install --directory --owner=rewrap --group=rewrap --mode=0750 /blobs
+    && install --directory --owner=rewrap --group=rewrap --mode=0750 /blobs /audit
 COPY --from=packages /venv /venv
 WORKDIR /app
 COPY pyproject.toml ./

@@ -1,9 +1,11 @@
 """Whether a store keeps the one promise that everything here rests on: conditional writes."""
 
+import contextlib
 import re
 import secrets
 from collections.abc import Callable
 
+from keywrap.layout import RESERVED
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
@@ -49,6 +51,43 @@ def require_conditional_writes(store: Store, name: str) -> None:
     stale = Stored(b"never written", _another(read.tag))
     _refuses(lambda: store.create(name, read.data), AlreadyExistsError, "If-None-Match")
     _refuses(lambda: store.replace(name, read.data, stale), ChangedError, "If-Match")
+
+
+class ProbeLeftError(StoreError):
+    """The store keeps its conditions, but the object that showed it could not be removed."""
+
+    reason_code = "probe_left_behind"
+
+
+def probe(store: Store) -> None:
+    """See that a store makes the writes whose condition holds, and refuses the others.
+
+    Where no campaign has been yet there is no object to try it on: one is made under a name of our
+    own that no other probe has, and is removed again.
+
+    Args:
+        store: the store.
+
+    Raises:
+        UnconditionalStoreError: it makes a write whose condition does not hold.
+        ProbeLeftError: all is well, but the object is still there.
+        StoreError: it does not make a write whose condition holds, or it did not answer.
+    """
+    name = f"{RESERVED}probe-{secrets.token_hex(16)}"
+    store.create(name, b"a probe")
+    try:
+        require_conditional_writes(store, name)
+        store.replace(name, b"a probe, replaced", store.read(name))
+        if store.read(name).data != b"a probe, replaced":
+            raise StoreUnavailableError("the store answers with old bytes after a write", name=name)
+    except StoreError:
+        with contextlib.suppress(StoreError):  # what was found out counts for more
+            store.delete(name)
+        raise
+    try:
+        store.delete(name)
+    except StoreError as error:
+        raise ProbeLeftError(f"{name} could not be removed: {error}", name=name) from error
 
 
 def _another(tag: str) -> str:

@@ -34,6 +34,12 @@ class KmsError(Exception):
         self.reason_code = reason_code or type(self).reason_code
 
 
+CLOSED = frozenset(
+    {"version_disabled", "version_not_allowed", "version_not_enabled", "key_disabled"}
+)
+"""Reason codes of a KEK version that was taken out of use: it opens nothing until a person acts."""
+
+
 class UnavailableError(KmsError):
     """The key service does not answer. Wait: nothing is wrong with the wraps."""
 
@@ -175,6 +181,18 @@ class VersionOrder(Protocol):
 
     def is_newer(self, version: str, than: str) -> bool:
         """Whether both are versions of this KEK, and the first came after the second."""
+
+
+@runtime_checkable
+class RequestNamer(Protocol):
+    """A provider whose service names each request, as it does in its own audit log."""
+
+    def last_requests(self) -> Sequence[str]:
+        """Return the names of the requests behind this thread's last call of many items.
+
+        One for each item, in their order; empty for an item that was not sent. Of a provider that
+        sends two requests for an item, the first.
+        """
 
 
 @runtime_checkable

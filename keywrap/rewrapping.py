@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from keywrap.contents import ContentError
 from keywrap.datakey import DataKey
+from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing, UnlistedKeyError
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import (
@@ -24,8 +25,6 @@ from keywrap.kms import (
     ServerSideRewrap,
     UnavailableError,
     VersionOrder,
-    unwrap_many,
-    wrap_many,
 )
 from keywrap.layout import UnsafeBlobIdError
 from keywrap.matching import require_match
@@ -40,6 +39,7 @@ from keywrap.moves import (
     Selection,
     selects,
 )
+from keywrap.noted import rewrap_many, unwrap_many, wrap_many
 from keywrap.opening import open_each
 from keywrap.reading import GoneError, QuarantineError, SidecarReader
 from keywrap.sidecar import BadSidecarError
@@ -85,6 +85,7 @@ class Rewrapper:
         legacy_content: the content format of blobs whose sidecar does not say.
         pool: threads for store requests.
         before: called with the name of each step before it; tests stop and kill there.
+        journal: where each use of a key is noted, before anything is done with what it gave.
     """
 
     reader: SidecarReader
@@ -92,6 +93,7 @@ class Rewrapper:
     legacy_content: str
     pool: Executor
     before: Callable[[str], None] = lambda _step: None
+    journal: Journal = NO_JOURNAL
 
     def rewrap(self, blob_ids: Iterable[str], goal: Goal) -> Report:
         """Bring blobs to the goal.
@@ -220,7 +222,8 @@ class Rewrapper:
         self._show([move for move in moves if not self._moves_server_side(move, goal)])
 
     def _show(self, moves: Sequence[Move]) -> None:
-        opened = open_each(self.keys, [(move.old, move.context) for move in moves])
+        wraps = [(move.old, move.context) for move in moves]
+        opened = open_each(self.keys, wraps, self.journal)
         for move, key in zip(moves, opened, strict=True):
             if isinstance(key, DataKey):
                 move.data_key = key
@@ -271,12 +274,10 @@ class Rewrapper:
     def wrap(self, moves: Sequence[Move], goal: Goal) -> None:
         """Wrap each data key under the target, and check what the answer names."""
         target = self.keys.provider(goal.target.key)
-        opened = [(move, key) for move in moves if (key := move.kept_key)]
-        self._take(
-            [move for move, _ in opened],
-            wrap_many(target, [(key, move.context) for move, key in opened]) if opened else [],
-            goal,
-        )
+        opened = [move for move in moves if move.kept_key]
+        keys = [(move.kept_key, move.context) for move in opened if move.kept_key]
+        wraps = wrap_many(target, keys, goal.target, self.journal) if opened else []
+        self._take(opened, wraps, goal)
         closed: dict[KeyVersion, list[Move]] = {}
         for move in moves:
             if not move.kept_key and move.is_pending:
@@ -287,7 +288,8 @@ class Rewrapper:
 
     def _rewrap_group(self, moves: Sequence[Move], target: ServerSideRewrap, goal: Goal) -> None:
         try:
-            wraps = target.rewrap_many([(move.old, move.context) for move in moves])
+            olds = [(move.old, move.context) for move in moves]
+            wraps = rewrap_many(target, olds, goal.target, self.journal)
         except KmsError as error:
             for move in moves:  # their version refuses, perhaps: the others go on
                 move.hold(error)
@@ -320,7 +322,8 @@ class Rewrapper:
         target = self.keys.provider(goal.target.key)
         if not known or (target.proves_wraps and not goal.opens_all):
             return
-        opened = unwrap_many(target, [(new, move.context) for move, new in known])
+        news = [(new, move.context) for move, new in known]
+        opened = unwrap_many(target, news, self.journal, "prove")
         for (move, new), key in zip(known, opened, strict=True):
             if isinstance(key, KmsError) and not isinstance(key, RefusedError):
                 move.hold(key)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from keywrap.contents import ContentError, content_format
 from keywrap.datakey import DataKey
+from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing
 from keywrap.kms import KmsError
 from keywrap.layout import UnsafeBlobIdError
@@ -24,12 +25,14 @@ class Verifier:
         keys: the KEKs that this installation lists.
         legacy_content: the content format of blobs whose sidecar does not say.
         pool: threads for store requests.
+        journal: where each use of a key is noted.
     """
 
     reader: SidecarReader
     keys: KeyRing
     legacy_content: str
     pool: Executor
+    journal: Journal = NO_JOURNAL
 
     def verify(self, blob_ids: Iterable[str]) -> Report:
         """Open each blob, whole.
@@ -73,14 +76,16 @@ class Verifier:
         if previous is None:
             return None
         context = {"blob_id": blob_id}
-        now, before = open_many(self.keys, [(seen.wrapped, context), (previous, context)])
+        both = [(seen.wrapped, context), (previous, context)]
+        now, before = open_many(self.keys, both, self.journal)
         return isinstance(now, DataKey) and now == before
 
     def _pass(self, blob_ids: list[str]) -> dict[str, Result]:
         read = dict(zip(blob_ids, self.pool.map(self._read, blob_ids), strict=True))
         results = {b: r for b, r in read.items() if isinstance(r, Result)}
         seen = [(b, s) for b, s in read.items() if isinstance(s, Seen)]
-        opened = open_many(self.keys, [(s.wrapped, {"blob_id": b}) for b, s in seen])
+        wraps = [(s.wrapped, {"blob_id": b}) for b, s in seen]
+        opened = open_many(self.keys, wraps, self.journal)
         readable: list[tuple[str, Seen, DataKey]] = []
         for (blob_id, s), key in zip(seen, opened, strict=True):
             if isinstance(key, DataKey):

@@ -370,6 +370,18 @@ def is_unwound(connection: Connection, campaign_id: int) -> bool:
     )
 
 
+def unwound_by(connection: Connection, campaign_id: int) -> list[Campaign]:
+    """Return the finished campaigns that sealed or undid a campaign's wraps, in their order."""
+    rows = connection.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM campaign WHERE follows = :id"  # noqa: S608 - a constant
+            " AND state IN ('complete', 'complete_with_exceptions') ORDER BY id"
+        ),
+        {"id": campaign_id},
+    ).mappings()
+    return [_campaign(row) for row in rows]
+
+
 def count_pass(connection: Connection, campaign_id: int) -> None:
     """Note that a fresh scan was made."""
     connection.execute(

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import InterfaceError as SqlInterfaceError
 from sqlalchemy.exc import ProgrammingError as SqlProgrammingError
 
@@ -27,10 +27,21 @@ class Ledger:
     Args:
         url: `postgresql://…`, as libpq takes it.
         connections: the most connections to hold.
+
+    Raises:
+        LedgerUnavailableError: that is no such URL.
     """
 
     def __init__(self, url: str, connections: int = 4) -> None:
-        self._engine = create_engine(
+        try:
+            self._engine = self._make_engine(url, connections)
+        except (ArgumentError, ValueError, ImportError):
+            # Its text is not repeated: a URL that cannot be read may show its password anywhere.
+            raise LedgerUnavailableError("its URL is none: expected postgresql://…") from None
+
+    @staticmethod
+    def _make_engine(url: str, connections: int) -> Engine:
+        return create_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             pool_size=connections,
             pool_pre_ping=True,  # a restarted PostgreSQL is noticed before a transaction, not in it

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from keywrap.rewrapping import Outcome
-from ledger.states import OPENING, Kind, ShardKind, ShardState
+from ledger.states import COUNTING, OPENING, Kind, ShardKind, ShardState
 
 WORK_OF = {
     Kind.INVENTORY: ShardKind.INVENTORY,
@@ -95,7 +95,7 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
     work = [row for row in rows if row.kind == WORK_OF[kind]]
     counts = {o: int(sum(getattr(row, o) for row in work)) for o in Outcome}
     scanned = int(sum(row.total for row in work))
-    done = scanned if kind in {Kind.INVENTORY, Kind.BACKUP} else sum(counts.values())
+    done = scanned if kind in COUNTING else sum(counts.values())
     seconds = _seconds(work)
     proofs = [r for r in rows if r.kind == ShardKind.VERIFY and r.state == ShardState.DONE]
     return Progress(

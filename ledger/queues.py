@@ -25,6 +25,23 @@ def everyone(_version: KeyVersion) -> str:
     return QUEUE
 
 
+def of_verifiers(queue_of: QueueOf, verify_queue: str) -> QueueOf:
+    """Name the queue of the hosts that verify: another one in place of the default queue.
+
+    A wrap that only certain hosts can open stays with these.
+
+    Args:
+        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
+        verify_queue: the queue of the workers that verify with credentials of their own.
+    """
+
+    def queue(version: KeyVersion) -> str:
+        named = queue_of(version)
+        return verify_queue if named == QUEUE else named
+
+    return queue
+
+
 def by_host(
     items: Iterable[tuple[_Item, KeyVersion | None]], queue_of: QueueOf
 ) -> list[tuple[str, list[_Item]]]:

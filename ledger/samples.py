@@ -138,3 +138,29 @@ def _rewrapped(connection: Connection, campaign: Campaign) -> int:
             {"campaign": campaign.id},
         ).scalar_one()
     )
+
+
+def of_each_key(
+    connection: Connection, campaign_id: int, most: int
+) -> list[tuple[str, KeyVersion]]:
+    """Return some blobs of each KEK version of an inventory: any, so that it costs one scan.
+
+    Args:
+        connection: the transaction.
+        campaign_id: whose inventory.
+        most: how many blobs of each version.
+
+    Returns:
+        Blob ids, each with the KEK version that wrapped it then.
+    """
+    rows = connection.execute(
+        text(
+            "SELECT k.key, k.version, few.blob_id FROM key_version k CROSS JOIN LATERAL"
+            " (SELECT blob_id FROM inventory"
+            "   WHERE campaign_id = :campaign AND key_version_id = k.id LIMIT :most) few"
+            " WHERE k.id IN (SELECT key_version_id FROM inventory WHERE campaign_id = :campaign)"
+            " ORDER BY k.id, few.blob_id"
+        ),
+        {"campaign": campaign_id, "most": most},
+    )
+    return [(row.blob_id, KeyVersion(row.key, row.version)) for row in rows]

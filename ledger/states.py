@@ -29,6 +29,9 @@ FOLLOWING = (Kind.SEAL, Kind.UNDO)
 MOVING = (*REWRAPPING, *FOLLOWING)
 """Kinds that replace sidecars. No other may ever write to one."""
 
+COUNTING = (Kind.INVENTORY, Kind.BACKUP)
+"""Kinds that decide nothing about a blob: what they have scanned is done."""
+
 OPENING = (Kind.VERIFY, Kind.PLAN)
 """Kinds whose outcomes are what their verify shards say of blobs."""
 

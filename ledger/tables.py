@@ -15,6 +15,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -274,6 +275,30 @@ publication = Table(
     Column("issued_at", DateTime(timezone=True), nullable=False),  # by the publisher's clock
     # When everybody obeys it, by the database's clock: what was published before is too old.
     Column("obeyed_at", DateTime(timezone=True), nullable=False),
+)
+
+# The segments of the audit trail. No foreign key: they outlive what they are about.
+audit_segment = Table(
+    "audit_segment",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),  # of its file
+    Column("campaign_id", Integer, nullable=False, index=True),
+    Column("shard_no", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),  # which claim of the shard
+    Column("owner", Text, nullable=False),  # the process that wrote it
+    Column("events", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),  # of its file, in bytes
+    Column("sha256", LargeBinary, nullable=False),
+    Column("closed_at", DateTime(timezone=True), nullable=False),  # by the writer's clock
+    # Its entry in the chain, made by a tick after it was committed.
+    Column("place", BigInteger, unique=True),
+    Column("previous", LargeBinary),
+    Column("hash", LargeBinary),
+    CheckConstraint(
+        "(place IS NULL) = (hash IS NULL) AND (place IS NULL) = (previous IS NULL)", name="chained"
+    ),
+    Index("audit_segment_unchained_idx", "id", postgresql_where=text("place IS NULL")),
 )
 
 heartbeat = Table(

@@ -7,6 +7,7 @@ import sys
 import click
 
 from embedded.errors import EmbeddedError
+from keywrap.audithead import AuditHeadError
 from keywrap.backups.bundle import BackupError
 from keywrap.config import ConfigError
 from keywrap.control import ControlError
@@ -24,7 +25,8 @@ _PIPE_CLOSED = 141
 _WORDS: dict[type[Exception], tuple[int, str, str]] = {
     BackupError: (EXCEPTIONS, "backup", "rewrap backup list"),
     ConfigError: (USAGE, "configuration", "mend the configuration, then run it again"),
-    SigningKeyError: (USAGE, "signing_key", "check [control] private_key_file, then run it again"),
+    SigningKeyError: (USAGE, "signing_key", "check private_key_file in the configuration"),
+    AuditHeadError: (REFUSED, "audit_head", "rewrap audit verify"),
     ControlError: (REFUSED, "control", "rewrap cutover status"),
     RequestRefusedError: (REFUSED, "refused", "rewrap status"),
     LedgerUnavailableError: (

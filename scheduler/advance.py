@@ -55,6 +55,11 @@ class _Rules:
     queue_of: QueueOf
     limits: Gates
 
+    @property
+    def verifiers_of(self) -> QueueOf:
+        """Names the queue of the hosts that verify the wraps of a KEK version."""
+        return queues.of_verifiers(self.queue_of, self.limits.verify_queue)
+
 
 def _plan(connection: Connection, campaign: Campaign, _done: Progress, rules: _Rules) -> bool:
     # The step first, here and below: a tick that is late finds the state changed, and adds nothing.
@@ -77,7 +82,9 @@ def _inventory(connection: Connection, campaign: Campaign, done: Progress, rules
     if campaign.kind in OPENING:
         stepped = campaigns.step(connection, campaign.id, State.VERIFYING)
         if stepped and campaign.sample_size is not None:
-            samples.cut(connection, campaign, rules.queue_of)
+            # A plan does what the workers would do, with their credentials.
+            is_plan = campaign.kind is Kind.PLAN
+            samples.cut(connection, campaign, rules.queue_of if is_plan else rules.verifiers_of)
         return stepped
     if campaign.kind is Kind.BACKUP or campaign.backs_up:
         return _back_up(connection, campaign)
@@ -157,7 +164,7 @@ def _running(connection: Connection, campaign: Campaign, done: Progress, rules: 
     _add_scan(connection, campaign, ShardKind.STRAGGLERS, rules.scan_parts)
     campaigns.count_pass(connection, campaign.id)
     if campaign.prove is Prove.SAMPLE:
-        samples.cut(connection, campaign, rules.queue_of)
+        samples.cut(connection, campaign, rules.verifiers_of)
     return True
 
 

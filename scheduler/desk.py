@@ -88,8 +88,8 @@ class Desk:
                 reason_code="ledger_not_running",
                 next_command="rewrap up",
             )
-        ledger = Ledger(self.settings.ledger.url)
         try:
+            ledger = Ledger(self.settings.ledger.url)
             current = schema.is_current(ledger)
         except LedgerUnavailableError as error:
             raise DeskError(

@@ -7,7 +7,7 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 import logging
 from collections.abc import Callable, Sequence
 
-from ledger import blocking, campaigns, exhaustion, progress, queues, rotations, shards
+from ledger import audit, blocking, campaigns, exhaustion, progress, queues, rotations, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
 from ledger.queues import QueueOf
@@ -88,6 +88,8 @@ class Dispatcher:
                 )
             rotations.close_finished(connection)
             opened = campaigns.open_campaigns(connection)
+        with self._ledger.begin() as connection:
+            audit.chain_new(connection)
         stepped, offers = False, []
         for campaign in opened:
             with self._ledger.begin() as connection:  # one campaign's trouble is not another's

@@ -9,6 +9,7 @@ from ledger import schema
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
 from scheduler.dispatch import Dispatcher, Send
+from scheduler.headkeeper import HeadKeeper
 from scheduler.stopping import Stop
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
@@ -43,6 +44,7 @@ def run(settings: Settings) -> None:
 
     Raises:
         ConfigError: no ledger is configured.
+        SigningKeyError: the key that signs the head of the audit chain cannot be used.
         LedgerUnavailableError: PostgreSQL does not answer at the start.
     """
     stop = Stop()
@@ -50,6 +52,8 @@ def run(settings: Settings) -> None:
     ledger = ledger_of(settings)
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)
+    head = HeadKeeper(settings, ledger)
+    head.start()
     dispatcher = Dispatcher(
         ledger, settings.scheduler, sender(app), queue_of(settings), settings.gates
     )
@@ -63,4 +67,5 @@ def run(settings: Settings) -> None:
             logger.warning("ledger: %s; trying again", error)
             pause_s = _AGAIN_S
         stop.wait(pause_s)
+    head.stop()
     ledger.close()

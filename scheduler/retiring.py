@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from keywrap.keys import KeyVersion
-from keywrap.kms import DeniedError, KeyProvider, VersionFloor, VersionSwitch
+from keywrap.kms import CLOSED, DeniedError, KeyProvider, VersionFloor, VersionSwitch
 from ledger import campaigns, findings, retirements
 from ledger.findings import CensusLine
 from ledger.retirements import Retirement, Step
@@ -272,11 +272,7 @@ class Retiring:
 
     def _alarm(self) -> None:
         with self.desk.ledger.begin() as connection:
-            held = [
-                c
-                for c in campaigns.open_campaigns(connection)
-                if c.reason_code in {"version_disabled", "version_below_floor"}
-            ]
+            held = [c for c in campaigns.open_campaigns(connection) if c.reason_code in CLOSED]
         if held:
             raise NeededError(
                 "version_used",

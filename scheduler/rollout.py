@@ -6,6 +6,7 @@ import click
 
 from keywrap.canary import require_usable
 from keywrap.control import Control
+from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keys import KeyVersion
 from keywrap.kms import KeyProvider, KmsError, ProofFailedError
 from scheduler import publishing
@@ -13,7 +14,9 @@ from scheduler.desk import REFUSED, UNREACHABLE, DeskError
 from scheduler.publishing import Press
 
 
-def roll_out(press: Press, provider: KeyProvider, new: KeyVersion) -> None:
+def roll_out(
+    press: Press, provider: KeyProvider, new: KeyVersion, journal: Journal = NO_JOURNAL
+) -> None:
     """Tell every application to wrap under the new version, and wait until all do.
 
     Cut off anywhere in here, it is done again: what is published already is not published twice,
@@ -23,13 +26,14 @@ def roll_out(press: Press, provider: KeyProvider, new: KeyVersion) -> None:
         press: where it is published.
         provider: the KEK.
         new: its new version.
+        journal: where each use of the KEK is noted.
 
     Raises:
         DeskError: the new version cannot be used; or nothing can be published from here.
         ControlError: the control file is not to be trusted.
         StoreError: the store did not answer.
     """
-    _require_usable(provider, new)  # before anybody writes what nobody could read
+    _require_usable(provider, new, journal)  # before anybody writes what nobody could read
     publication = press.publish(lambda base: _moved(base, new))
     publishing.say(publication)
     try:
@@ -40,7 +44,9 @@ def roll_out(press: Press, provider: KeyProvider, new: KeyVersion) -> None:
             f"next: rewrap rotate-kek {new.key}"
         )
         raise
-    _require_usable(provider, new)  # a service of many replicas may have shown it on some only
+    _require_usable(
+        provider, new, journal
+    )  # a service of many replicas may have shown it on some only
 
 
 def _moved(base: Control, new: KeyVersion) -> Control:
@@ -48,9 +54,9 @@ def _moved(base: Control, new: KeyVersion) -> Control:
     return base if is_there else replace(base, primary=new)
 
 
-def _require_usable(provider: KeyProvider, new: KeyVersion) -> None:
+def _require_usable(provider: KeyProvider, new: KeyVersion, journal: Journal) -> None:
     try:
-        require_usable(provider, new)
+        require_usable(provider, new, journal)
     except (ProofFailedError, KmsError) as error:
         raise DeskError(
             f"a canary wrap under {new} failed: {error}; no wrap was moved",

@@ -22,7 +22,8 @@ from rich.text import Text
 from keywrap.rewrapping import Outcome
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
-from ledger.states import OPENING, Kind, State
+from ledger.states import COUNTING, OPENING, Kind, State
+from scheduler.reconciling import Comparison
 from scheduler.status import Status
 
 _POLL_S = 0.5
@@ -56,13 +57,15 @@ def _panel(status: Status) -> Table:
     proof = f", prove {campaign.prove}" if campaign.prove else ""
     table.add_row("scope", Text(f"{scope}{proof}"))
     counts = ", ".join(f"{done.counts[o]:,} {o}" for o in Outcome if done.counts[o])
-    pending = "" if campaign.kind is Kind.INVENTORY else f" · {done.pending:,} pending"
+    pending = "" if campaign.kind in COUNTING else f" · {done.pending:,} pending"
     table.add_row("blobs", Text(f"{done.scanned:,} scanned{pending} · {counts or 'none decided'}"))
     if done.rate_per_s:
         eta = f" · ETA {status.eta_s:,.0f} s" if status.eta_s else ""
         table.add_row("rate", Text(f"{done.rate_per_s:,.0f}/s{eta}"))
     if done.verified and campaign.kind not in OPENING:
         table.add_row("proof", Text(f"{done.verified:,} sampled blobs opened, content and all"))
+    if status.proves:
+        table.add_row("proves", Text(status.proves))
     for (outcome, code), blobs in status.failures.items():
         table.add_row(outcome, Text(f"{blobs:,} of {code}"))
     if campaign.kind is Kind.REENCRYPT:
@@ -105,6 +108,20 @@ def census(lines: Iterable[CensusLine]) -> None:
     for x in lines:
         blobs, previous = f"{x.blobs:,}", f"{x.previous:,}"
         table.add_row(*map(Text, (x.provider, x.key, x.version, x.problem, blobs, previous)))
+    Console().print(table)
+
+
+def reconciliation(result: Comparison) -> None:
+    """Print what two witnesses say, by window, key and operation."""
+    table = Table(box=None)
+    for heading in ("from", "key", "operation"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("ours", "logged", "unknown", "unclaimed", "unseen"):
+        table.add_column(heading, justify="right")
+    for (start, key, operation), line in sorted(result.lines.items()):
+        counts = (line.ours, line.logged, line.unknown, line.unclaimed, line.unseen)
+        texts = (f"{start:%Y-%m-%d %H:%M:%S}", key, operation, *(f"{n:,}" for n in counts))
+        table.add_row(*map(Text, texts))
     Console().print(table)
 
 
@@ -157,7 +174,7 @@ def _bars(console: Console) -> tuple[Progress, TaskID]:
 
 def _move(bars: Progress, task: TaskID, now: Status) -> None:
     done = now.progress
-    completed = done.scanned if now.campaign.kind is Kind.INVENTORY else done.decided
+    completed = done.scanned if now.campaign.kind in COUNTING else done.decided
     note = f"{done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
     note += f" · {now.wait.reason_code}" if now.wait.reason_code else ""
     bars.update(
@@ -187,7 +204,7 @@ def _plain_lines(
 
 def _line(now: Status) -> str:
     done = now.progress
-    decided = done.scanned if now.campaign.kind is Kind.INVENTORY else done.decided
+    decided = done.scanned if now.campaign.kind in COUNTING else done.decided
     rate = f", {done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
     return (
         f"{now.campaign.kind} {now.campaign.id}: {_state(now)} - "

@@ -9,7 +9,8 @@ from ledger import campaigns, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
-from ledger.states import KEEPING, RESUMABLE, Kind, State
+from ledger.states import COUNTING, KEEPING, RESUMABLE, Kind, State
+from scheduler import confidence
 from scheduler.waits import Wait, why
 
 MOVING_STATES = RESUMABLE - {State.PLANNED}
@@ -30,13 +31,19 @@ class Status:
     def eta_s(self) -> float | None:
         """Seconds until the last blob is decided at the rate so far; None where unknown."""
         rate = self.progress.rate_per_s
-        if (
-            self.campaign.state not in MOVING_STATES
-            or not rate
-            or self.campaign.kind is Kind.INVENTORY
-        ):
+        if self.campaign.state not in MOVING_STATES or not rate or self.campaign.kind in COUNTING:
             return None
         return self.progress.pending / rate
+
+    @property
+    def proves(self) -> str | None:
+        """What a finished verify campaign proves, as a sentence; None for others."""
+        campaign, counts = self.campaign, self.progress.counts
+        if campaign.kind is not Kind.VERIFY or not campaign.is_finished:
+            return None
+        everything = campaign.sample_size is None and not campaign.prefix
+        opened, bad = counts[Outcome.CURRENT], self.progress.exceptions
+        return confidence.sentence(opened, bad, everything=everything)
 
     @property
     def _leaves_previous(self) -> bool:
@@ -49,7 +56,7 @@ class Status:
         The counts of a plan are of its sample: `rewrapped` are blobs that would be.
         """
         done, campaign = self.progress, self.campaign
-        is_inventory = campaign.kind is Kind.INVENTORY
+        counts_only = campaign.kind in COUNTING
         return {
             "campaign": campaign.id,
             "kind": campaign.kind,
@@ -60,7 +67,7 @@ class Status:
             "target": str(campaign.target) if campaign.target else None,
             "counts": {
                 "scanned": done.scanned,
-                "pending": 0 if is_inventory else done.pending,
+                "pending": 0 if counts_only else done.pending,
                 **{outcome.value: done.counts[outcome] for outcome in Outcome},
             },
             "failures": [
@@ -68,6 +75,7 @@ class Status:
                 for (outcome, code), n in self.failures.items()
             ],
             "verified": done.verified,
+            "proves": self.proves,
             "rate_per_s": round(done.rate_per_s, 1) if done.rate_per_s else None,
             "eta_s": round(self.eta_s, 1) if self.eta_s is not None else None,
             "forecast": None,

@@ -76,6 +76,14 @@ class Story:
                 pass
         self.phases.append(Phase("make", len(self.blob_ids), time.monotonic() - started))
 
+    def newest(self, kind: str) -> int:
+        """Return the id of the newest campaign of a kind; 0 where there is none."""
+        return next((int(d["campaign"]) for d in self.ask("status") or [] if d["kind"] == kind), 0)
+
+    def primary(self) -> KeyVersion | str:
+        """Return the version that new wraps are made under now."""
+        return "" if self.keys.primary is None else self.keys.primary.current_version()
+
     def note(self, kind: str) -> None:
         """Note how the newest campaign of a kind ended; one that is not whole is a fault."""
         document = next((d for d in self.ask("status") or [] if d["kind"] == kind), None)

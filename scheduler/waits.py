@@ -31,7 +31,7 @@ def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
     """Say why a campaign waits and what the operator may do next."""
     if campaign.is_finished:
         return Wait(campaign.reason_code, campaign.reason, _after(campaign))
-    if silent := _silence(connection):
+    if silent := silence(connection):
         return Wait("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
     if campaign.state in {State.PAUSED, State.STOPPED}:
         return Wait(campaign.reason_code, campaign.reason, f"rewrap resume {campaign.id}")
@@ -67,7 +67,8 @@ def _nobody(idle: list[str]) -> Wait:
     )
 
 
-def _silence(connection: Connection) -> str:
+def silence(connection: Connection) -> str:
+    """Say how long no scheduler has ticked; empty where one has lately."""
     at: datetime | None = progress.last_beat(connection, HEARTBEAT)
     if at is None:
         return "yet"

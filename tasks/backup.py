@@ -27,7 +27,7 @@ from keywrap.opening import open_each
 from keywrap.reading import GoneError, QuarantineError, Seen
 from keywrap.sidecar import MAX_SIDECAR_BYTES
 from keywrap.stores import NotAnObjectError, NotFoundError, TooLargeError
-from ledger import backups, findings, shards
+from ledger import audit, backups, findings, shards
 from ledger.backups import Part
 from ledger.campaigns import Campaign
 from ledger.states import ShardKind
@@ -62,8 +62,11 @@ def backup_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
         name = f"{folder_of(campaign.id)}/part-{lease.shard_no:09d}-{lease.fence}.age"
         part = _write(vault, name, sealed, len(kept), escrowed)
         progress(len(kept), len(ids))
+        segment = work.journal.close()
         with runtime.ledger.begin() as connection:
             shards.record(connection, lease, [], runtime.keys.requests - requests)
+            if segment is not None:
+                audit.note(connection, segment)
             backups.note_part(connection, campaign.id, lease.shard_no, part)
             shards.finish(connection, lease)
         return {"backed_up": len(kept)}
@@ -135,7 +138,7 @@ def _keep(work: Work, blob_ids: Sequence[str]) -> list[Kept]:
     runtime = work.runtime
     found = [k for k in runtime.pool.map(lambda b: _sidecar(runtime, b), blob_ids) if k]
     work.check()
-    return _escrow(runtime, found) if work.lease.campaign.escrow else found
+    return _escrow(work, found) if work.lease.campaign.escrow else found
 
 
 def _sidecar(runtime: Runtime, blob_id: str) -> Kept | None:
@@ -150,7 +153,7 @@ def _sidecar(runtime: Runtime, blob_id: str) -> Kept | None:
         return None  # no campaign replaces it either: it will be quarantined
 
 
-def _escrow(runtime: Runtime, kept: Sequence[Kept]) -> list[Kept]:
+def _escrow(work: Work, kept: Sequence[Kept]) -> list[Kept]:
     """Open the data keys; one that does not open is kept as its wrap alone.
 
     Raises:
@@ -159,10 +162,11 @@ def _escrow(runtime: Runtime, kept: Sequence[Kept]) -> list[Kept]:
     seen: list[tuple[Kept, Seen]] = []
     for blob in kept:
         try:
-            seen.append((blob, runtime.reader.read(blob.blob_id)))
+            seen.append((blob, work.runtime.reader.read(blob.blob_id)))
         except (QuarantineError, GoneError):
             continue
-    opened = open_each(runtime.keys, [(s.wrapped, {"blob_id": b.blob_id}) for b, s in seen])
+    wraps = [(s.wrapped, {"blob_id": b.blob_id}) for b, s in seen]
+    opened = open_each(work.runtime.keys, wraps, work.journal)
     keys: dict[str, DataKey] = {}
     for (blob, _), key in zip(seen, opened, strict=True):
         if isinstance(key, DataKey):

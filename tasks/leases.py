@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
+from keywrap.journal import NO_JOURNAL, NoJournal, SegmentJournal
+from keywrap.segments import Source
 from keywrap.stores import StoreUnavailableError
 from ledger import shards
 from ledger.connection import LedgerUnavailableError
@@ -29,11 +31,16 @@ class HandBackError(Exception):
 
 
 class Work:
-    """A claimed shard, while it is being worked on."""
+    """A claimed shard, while it is being worked on.
+
+    Attributes:
+        journal: where each use of a key for it is noted.
+    """
 
     def __init__(self, runtime: Runtime, lease: Lease) -> None:
         self.runtime = runtime
         self.lease = lease
+        self.journal = _journal(runtime, lease)
         self._ended = threading.Event()
         self._go_on = True
         self._lost = False
@@ -77,9 +84,17 @@ class Work:
         self._beats.start()
 
     def end(self) -> None:
-        """End the heartbeat."""
+        """End the heartbeat, and leave what the ledger does not know of the audit trail."""
         self._ended.set()
         self._beats.join()
+        self.journal.abandon()
+
+
+def _journal(runtime: Runtime, lease: Lease) -> SegmentJournal | NoJournal:
+    if runtime.audit is None:
+        return NO_JOURNAL
+    source = Source(lease.campaign.id, lease.shard_no, lease.fence, runtime.owner)
+    return SegmentJournal(runtime.audit, source)
 
 
 def under_lease(

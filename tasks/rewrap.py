@@ -89,5 +89,5 @@ def _engine(work: Work) -> Rewrapper:
     runtime, kind = work.runtime, work.lease.campaign.kind
     means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
     if kind is Kind.REENCRYPT:
-        return Reencrypter(*means, beat=work.moved)
-    return _ENGINES.get(kind, Rewrapper)(*means)
+        return Reencrypter(*means, journal=work.journal, beat=work.moved)
+    return _ENGINES.get(kind, Rewrapper)(*means, journal=work.journal)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 from keywrap.backups.vault import Vault
 from keywrap.keyring import KeyRing
@@ -38,6 +39,8 @@ class Runtime:
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
         served: the queues whose shards this process takes; None for all. Wraps of the default
             queue any process can open.
+        verify_queue: the queue of the workers that verify.
+        audit: the folder of the audit trail; None: this process keeps none.
         vault: where backups go; None where the configuration names no recipient.
     """
 
@@ -54,6 +57,8 @@ class Runtime:
     store: str = ""
     queue_of: QueueOf = queues.everyone
     served: Collection[str] | None = None
+    verify_queue: str = queues.QUEUE
+    audit: Path | None = None
     vault: Vault | None = None
 
     def serves(self, version: KeyVersion) -> bool:

@@ -84,7 +84,10 @@ def _by_host(work: Work, found: list[Finding]) -> list[tuple[str, list[Finding]]
         moves = campaign.kind in MOVING and version is not None and campaign.moves(version)
         return version if moves or campaign.escrow or _opens_all(campaign) else None
 
-    return queues.by_host([(f, opened_with(f)) for f in found], work.runtime.queue_of)
+    queue_of = work.runtime.queue_of
+    if _opens_all(campaign):
+        queue_of = queues.of_verifiers(queue_of, work.runtime.verify_queue)
+    return queues.by_host([(f, opened_with(f)) for f in found], queue_of)
 
 
 def _stays(campaign: Campaign, finding: Finding) -> KeyVersion | None:

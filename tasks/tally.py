@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from keywrap.rewrapping import Report, Result
-from ledger import findings, shards
+from ledger import audit, findings, shards
 from tasks.interruptions import Stop, settle
 from tasks.leases import HandBackError, Work
 from tasks.reroutes import is_elsewhere, routes
@@ -60,8 +60,13 @@ class Tally:
         requests = runtime.keys.requests
         results = self._unrecorded if self._outcomes else []
         strays = routes(self._work, self._elsewhere)
+        self._work.journal.decided(results)
+        # Durable before the ledger hears of it: a crash in between leaves a file that no row names.
+        segment = self._work.journal.close()
         with runtime.ledger.begin() as connection:
             shards.record(connection, lease, results, requests - self._requests)
+            if segment is not None:
+                audit.note(connection, segment)
             for queue, blob_ids in strays:
                 findings.reroute(connection, lease, queue, blob_ids)
             if stop is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from keywrap.journal import Journal
 from keywrap.kms import KmsError, ProofFailedError
 from keywrap.reading import GoneError, QuarantineError
 from keywrap.reencrypting import Reencrypter
@@ -43,22 +44,24 @@ def verify_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)
         records = work.lease.campaign.kind in OPENING
-        engine = _engine(runtime, work.lease.campaign)
+        engine = _engine(runtime, work.lease.campaign, work.journal)
         return Tally(work, progress, outcomes=records).run(blob_ids, engine)
 
     return under_lease(runtime, shard_id, ShardKind.VERIFY, body)
 
 
-def _engine(runtime: Runtime, campaign: Campaign) -> Callable[[Sequence[str]], Report]:
+def _engine(
+    runtime: Runtime, campaign: Campaign, journal: Journal
+) -> Callable[[Sequence[str]], Report]:
     means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
     if campaign.has_canary_out:
         goal = canary_goal(campaign, keep_previous=runtime.keep_previous)
         engine = Reencrypter if campaign.kind is Kind.REENCRYPT else Rewrapper
-        return lambda blob_ids: engine(*means).dry_run(blob_ids, goal)
+        return lambda blob_ids: engine(*means, journal=journal).dry_run(blob_ids, goal)
     if campaign.kind is Kind.PLAN:
         goal = planned_goal(campaign, keep_previous=runtime.keep_previous)
-        return lambda blob_ids: Rewrapper(*means).dry_run(blob_ids, goal)
-    verifier = Verifier(*means)
+        return lambda blob_ids: Rewrapper(*means, journal=journal).dry_run(blob_ids, goal)
+    verifier = Verifier(*means, journal)
     if campaign.kind is Kind.VERIFY:
         return verifier.verify
     proof = _Proof(runtime, verifier, campaign.gates_passed)

@@ -3,6 +3,7 @@
 import secrets
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from uuid import UUID
 
 import msgspec
@@ -43,7 +44,9 @@ class Yard:
         sent: the offers that went out, in order.
     """
 
-    def __init__(self, ledger: Ledger, world: World | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, world: World | None = None, audit: Path | None = None
+    ) -> None:
         self.world = world or World()
         self.ledger = ledger
         self.desk: Desk = desk_of(ledger)
@@ -62,6 +65,7 @@ class Yard:
             lease_s=30.0,
             batch=3,
             stopping=lambda: False,
+            audit=audit,
         )
 
     def set(self, **changed: float) -> None:

@@ -47,7 +47,7 @@ def strange_queues(settings: Settings) -> list[str]:
     """Return the queues that a worker is to serve and that no key's table names."""
     keys = settings.keywrap.keys
     named = {QUEUE, *(table.queue for table in keys.dpapi.values())}
-    named |= {table.queue for table in keys.env.values()}
+    named |= {table.queue for table in keys.env.values()} | {settings.gates.verify_queue}
     return [queue for queue in settings.workers.queues if queue not in named]
 
 
@@ -91,6 +91,8 @@ def compose(
         stopping=stopping,
         store=settings.keywrap.store.place,
         queue_of=queue_of(settings),
+        verify_queue=settings.gates.verify_queue,
         served=settings.workers.queues,
+        audit=Path(settings.audit.directory),
         vault=vault_of(settings) if settings.backup.recipients else None,
     )

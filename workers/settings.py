@@ -16,6 +16,7 @@ from keywrap.backups.bundle import BackupError, require_recipient
 from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
 from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
+from workers.audit_table import Audit, read_audit
 
 DEFAULT_PATH = "rewrap.toml"
 _STATE_DIR = ".rewrap-state"
@@ -81,6 +82,9 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         canary: random blobs that go through every step but the write before the first write, and
             are opened; 0 bad of 459 shows under 1% bad with 99% confidence.
         after: blobs that must be decided before a share of them counts.
+        verify_queue: the queue of the tasks that prove and verify. One of its own is served by
+            workers whose credentials may only open: what they say does not hang on the workers
+            that made the wraps.
         quarantined_percent: the largest share of blobs that may be quarantined.
         failed_percent: the largest share that may fail.
         conflict_percent: the largest share that writers may take from it.
@@ -88,6 +92,7 @@ class Gates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     canary: Annotated[int, Meta(ge=0, le=100_000)] = 500
     after: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    verify_queue: QueueName = QUEUE
     quarantined_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
     failed_percent: Annotated[float, Meta(ge=0, le=100)] = 10.0
     conflict_percent: Annotated[float, Meta(ge=0, le=100)] = 50.0
@@ -124,6 +129,16 @@ class Retire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backup_days: Annotated[int, Meta(ge=1, le=365)] = 7
 
 
+class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who signs certificates; only where `rewrap certificate` is typed.
+
+    Attributes:
+        private_key_file: the file that signs, as `rewrap certificate-key` makes it.
+    """
+
+    private_key_file: str = ""
+
+
 DEFAULT_GATES = Gates()
 
 
@@ -148,9 +163,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: Workers = Workers()
     scheduler: Scheduler = Scheduler()
     flower: Flower = Flower()
+    audit: Audit = Audit()
     gates: Gates = DEFAULT_GATES
     backup: Backup = Backup()
     retire: Retire = Retire()
+    certificate: Certificate = Certificate()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -175,19 +192,22 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
     table.pop("state_dir", None)
     if not isinstance(state_dir, str):
         raise ConfigError("state_dir", "expected a path")
+    state_dir = str(file.resolve().parent / state_dir)
     settings = Settings(
         keywrap=KeywrapConfig.from_table(
             {name: table.pop(name) for name in TABLES if name in table}
         ),
-        state_dir=str(file.resolve().parent / state_dir),
+        state_dir=state_dir,
         ledger=_section("ledger", Postgres, table, environ),
         broker=_section("broker", Broker, table, environ),
         workers=_section("workers", Workers, table, environ),
         scheduler=_section("scheduler", Scheduler, table, environ),
         flower=_section("flower", Flower, table, environ),
+        audit=read_audit(table.pop("audit", {}), environ, file.resolve().parent, state_dir),
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
         retire=_section("retire", Retire, table, {}),
+        certificate=_section("certificate", Certificate, table, {}),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

@@ -15,13 +15,16 @@ from keywrap.backups.bundle import Kept
 from keywrap.backups.opening import sidecar_of
 from keywrap.contents import ContentError, Proof, content_format
 from keywrap.datakey import DataKey
+from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing
 from keywrap.keys import WrappedKey
-from keywrap.kms import KmsError
+from keywrap.kms import CLOSED, KmsError
 from keywrap.layout import UnsafeBlobIdError
+from keywrap.noted import unwrap, wrap
 from keywrap.opening import open_many
 from keywrap.reading import GoneError, QuarantineError, SidecarReader
 from keywrap.rewrapping import Outcome, Result
+from keywrap.segments import AuditUnavailableError
 from keywrap.sidecar import MAX_SIDECAR_BYTES, BadSidecarError, Sidecar
 from keywrap.stores import (
     AlreadyExistsError,
@@ -86,19 +89,21 @@ class Restorer:
         keys: the KEKs that this installation lists.
         legacy_content: the content format of blobs whose sidecar does not say.
         pool: threads for store requests.
+        journal: where each use of a key is noted.
     """
 
     reader: SidecarReader
     keys: KeyRing
     legacy_content: str
     pool: Executor
+    journal: Journal = NO_JOURNAL
 
     def restore(self, kept: Sequence[Kept]) -> list[Result]:
         """Restore blobs of one part.
 
         Raises:
             KmsError: a KEK as a whole cannot be used; what was restored stays.
-            StoreUnavailableError: the store as a whole is away.
+            StoreUnavailableError: the store as a whole is away, or the audit trail.
         """
         return list(self.pool.map(self._restore, kept))
 
@@ -120,6 +125,8 @@ class Restorer:
             NotAnObjectError,
         ) as error:
             return Result(blob_id, Outcome.QUARANTINED, error.reason_code, str(error))
+        except AuditUnavailableError:
+            raise
         except StoreUnavailableError as error:
             self.reader.store.check()
             return Result(blob_id, Outcome.FAILED, error.reason_code, str(error))
@@ -139,9 +146,9 @@ class Restorer:
 
     def _opened(self, wrapped: WrappedKey, blob_id: str) -> DataKey | None:
         try:
-            (key,) = open_many(self.keys, [(wrapped, {"blob_id": blob_id})])
+            (key,) = open_many(self.keys, [(wrapped, {"blob_id": blob_id})], self.journal)
         except KmsError as error:
-            if error.reason_code in _CLOSED:
+            if error.reason_code in CLOSED:
                 return None  # a version that was retired: just what a restore is for
             raise
         return key if isinstance(key, DataKey) else None
@@ -203,14 +210,10 @@ class Restorer:
         primary = self.keys.primary
         if primary is None:
             raise QuarantineError("no_primary", "[keys] names no primary to wrap the escrow under")
-        wrapped = primary.wrap(data_key, context)
-        if primary.unwrap(wrapped, context) != data_key:
+        wrapped = wrap(primary, data_key, context, self.journal)
+        if unwrap(primary, wrapped, context, self.journal, "prove") != data_key:
             raise QuarantineError("proof_failed", "the new wrap does not open to the data key")
         return wrapped
-
-
-_CLOSED = frozenset({"version_disabled", "key_disabled", "key_elsewhere", "version_retired"})
-"""Why a KEK version as a whole opens nothing, for good as far as anybody here can tell."""
 
 
 def _named(stored: Stored | None) -> Sidecar | None:

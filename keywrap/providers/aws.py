@@ -8,6 +8,7 @@ KMS tells *refused* from *denied* by its error codes, so the canary wrap that ot
 is not needed here. Limits and fields: https://docs.aws.amazon.com/kms/latest/APIReference/.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -19,11 +20,12 @@ from keywrap.kms import (
     ProofFailedError,
     RefusedError,
 )
+from keywrap.layout import RESERVED
 from keywrap.providers.aws_answers import Answer, Answers, is_material
 from keywrap.providers.aws_arn import SCHEME, region_of
 from keywrap.providers.aws_client import DEFAULT_THREADS
 from keywrap.providers.aws_connection import AwsConnection
-from keywrap.providers.aws_errors import DryRunPassedError
+from keywrap.providers.aws_errors import DryRunPassedError, request_id
 from keywrap.providers.aws_history import in_order
 from keywrap.providers.aws_rotation import Rotation
 from keywrap.providers.calls import Batch
@@ -38,10 +40,25 @@ MAX_CIPHERTEXT_BYTES = 6144
 _NEW_KEY_BYTES = 32
 _MOST_PAGES = 100
 
+_NO_BLOB = {"blob_id": f"{RESERVED}preflight"}
+"""A policy may ask for the context of every request (`rewrap policy aws`), of a dry run too."""
+
 _DRY_RUNS: tuple[tuple[str, str, Mapping[str, object]], ...] = (
-    ("encrypt", "KeyId", {"Plaintext": bytes(1)}),
-    ("decrypt", "KeyId", {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]}),
-    ("re_encrypt", "SourceKeyId", {"DryRunModifiers": ["IGNORE_CIPHERTEXT"]}),
+    ("encrypt", "KeyId", {"Plaintext": bytes(1), "EncryptionContext": _NO_BLOB}),
+    (
+        "decrypt",
+        "KeyId",
+        {"DryRunModifiers": ["IGNORE_CIPHERTEXT"], "EncryptionContext": _NO_BLOB},
+    ),
+    (
+        "re_encrypt",
+        "SourceKeyId",
+        {
+            "DryRunModifiers": ["IGNORE_CIPHERTEXT"],
+            "SourceEncryptionContext": _NO_BLOB,
+            "DestinationEncryptionContext": _NO_BLOB,
+        },
+    ),
 )
 
 _Item = TypeVar("_Item")
@@ -87,6 +104,7 @@ class AwsKeyProvider:
         self._answers = Answers(self.key, arn)
         self._connection = AwsConnection(self.key, make_client, threads, self._count_request)
         self._history = VersionHistory(self._read_materials, self._read_current)
+        self._named = threading.local()
 
     def __repr__(self) -> str:
         return f"AwsKeyProvider({self.key})"
@@ -295,12 +313,32 @@ class AwsKeyProvider:
     def _each(
         self, do: Callable[[_Item, Batch], _Result], items: Sequence[_Item]
     ) -> list[_Result | KmsError]:
-        return self._connection.each(do, items)
+        requests = [""] * len(items)
+
+        def named(item: tuple[int, _Item], batch: Batch) -> _Result:
+            place, asked = item
+            self._named.first = ""
+            try:
+                return do(asked, batch)
+            finally:
+                requests[place] = self._named.first
+
+        results = self._connection.each(named, list(enumerate(items)))
+        self._named.requests = requests
+        return results
+
+    def last_requests(self) -> Sequence[str]:
+        """Return the ids under which CloudTrail has this thread's last batch."""
+        requests: list[str] = getattr(self._named, "requests", [])
+        return requests
 
     def _send(
         self, method: str, parameters: Mapping[str, Any], batch: Batch | None = None
     ) -> Answer:
-        return self._connection.send(method, parameters, batch=batch)
+        answer = self._connection.send(method, parameters, batch=batch)
+        if not getattr(self._named, "first", ""):
+            self._named.first = request_id(answer.get("ResponseMetadata") or {})
+        return answer
 
     def _read_current(self) -> str:
         return self._answers.current_material(self._send("describe_key", {"KeyId": self._arn}))

@@ -149,7 +149,7 @@ def _translate_answer(response: Mapping[str, Any], operation: str, key: str) -> 
     kind, reason_code, sentence = _meaning(code, text, metadata.get("HTTPStatusCode", 0), operation)
     named = _KEY_ARN.search(text)  # a move has two keys: this says which of them refuses
     about = f"{SCHEME}{named[0]}" if named else key
-    request = f"({operation}, request {_request_id(metadata)})"
+    request = f"({operation}, request {request_id(metadata) or 'unknown'})"
     return kind(f"{about}: {sentence} {request}", key=key, reason_code=reason_code)
 
 
@@ -188,6 +188,7 @@ def _state(text: str) -> tuple[str, str]:
     return "key_invalid_state", "the key's state does not allow this: see DescribeKey"
 
 
-def _request_id(metadata: Mapping[str, Any]) -> str:
-    request_id = str(metadata.get("RequestId", ""))
-    return request_id if _REQUEST_ID.fullmatch(request_id) else "unknown"
+def request_id(metadata: Mapping[str, Any]) -> str:
+    """Return the id of a request as an answer's metadata names it; empty where it does not."""
+    found = str(metadata.get("RequestId", ""))
+    return found if _REQUEST_ID.fullmatch(found) else ""

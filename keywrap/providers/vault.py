@@ -12,6 +12,7 @@ was tried on OpenBao 2.7.2; the API: https://openbao.org/api-docs/secret/transit
 import base64
 import binascii
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import ClassVar, TypeVar
 
@@ -31,6 +32,9 @@ from keywrap.providers.vault_connection import (
 BATCH_ITEMS = 200
 """Items in one request. OpenBao refuses more than 1,000 JSON strings by default, names included
 (`max_request_json_strings`, since 2.4), and an item has four."""
+
+_MAX_REQUEST_ID = 64
+"""An id is a UUID; whatever else a server sends must not fill the audit trail."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 # Transit takes v0 for v1: read strictly, or one wrap would have two names.
@@ -78,6 +82,7 @@ class VaultTransitProvider:
         self.batch_items = batch_items
         self._key_is_right = False
         self._connection = VaultConnection(server, self.key, self._count_request)
+        self._named = threading.local()
 
     def __repr__(self) -> str:
         return f"VaultTransitProvider({self.key})"
@@ -252,17 +257,26 @@ class VaultTransitProvider:
         sent = [payload for payload in payloads if not isinstance(payload, RefusedError)]
         answers = iter(self._batches(operation, sent))
         results: list[_Result | RefusedError] = []
+        requests: list[str] = []
         for payload in payloads:
             if isinstance(payload, RefusedError):
                 results.append(payload)
+                requests.append("")
                 continue
-            answer = next(answers)
+            answer, request = next(answers)
             results.append(self._item_error(operation, answer) or read(answer))
+            requests.append(request)
+        self._named.requests = requests
         return results
 
-    def _batches(self, operation: str, payloads: list[_Payload]) -> list[Item]:
+    def last_requests(self) -> Sequence[str]:
+        """Return the ids under which the server's audit log has this thread's last batch."""
+        requests: list[str] = getattr(self._named, "requests", [])
+        return requests
+
+    def _batches(self, operation: str, payloads: list[_Payload]) -> list[tuple[Item, str]]:
         """Send all payloads, in smaller batches where the server asks for them."""
-        answers: list[Item] = []
+        answers: list[tuple[Item, str]] = []
         before = self.batch_items
         while len(answers) < len(payloads):
             batch = payloads[len(answers) : len(answers) + self.batch_items]
@@ -274,16 +288,17 @@ class VaultTransitProvider:
                     self.batch_items = min(self.batch_items, len(batch) // 2)
                 else:
                     # It was this item's size and not their number.
-                    answers.append(Item(error="too large for the server"))
+                    answers.append((Item(error="too large for the server"), ""))
                     self.batch_items = before
         return answers
 
-    def _batch(self, operation: str, batch: list[_Payload]) -> list[Item]:
+    def _batch(self, operation: str, batch: list[_Payload]) -> list[tuple[Item, str]]:
         body = {"batch_input": batch, "partial_failure_response_code": 200}
-        answers = self._send("POST", f"{operation}/{self._name}", body).batch_results
-        if answers is None or len(answers) != len(batch):
+        answer = self._connection.send("POST", f"{self._mount}/{operation}/{self._name}", body)
+        items = (answer.data or Data()).batch_results
+        if items is None or len(items) != len(batch):
             raise self._malformed("has not one result for each item")
-        return answers
+        return [(item, answer.request_id[:_MAX_REQUEST_ID]) for item in items]
 
     def _send(
         self, method: str, path: str, body: dict[str, object] | None = None, *, again: bool = True

@@ -93,6 +93,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     data: Data | None = None
     errors: list[str] | None = None
+    request_id: str = ""
 
 
 def check_token(token: str) -> str:

@@ -1,7 +1,7 @@
 """`rewrap backup` and `rewrap backup-key`: encrypted backups of wraps, and who can open them."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from scheduler.backing import backs_up
 from scheduler.commands.reading import CAMPAIGN_ID, as_json
 from scheduler.commands.starting import confirm, follow, open_campaign, prefix, wait, yes
 from scheduler.desk import DONE, EXCEPTIONS, USAGE, Desk, DeskError, operator
+from scheduler.deskjournal import noting
 from workers.composition import vault_of
 
 _IDENTITY_BYTES = 64 * 1024
@@ -209,8 +210,10 @@ def restore(
         pool,
     )
     total = Restored()
-    for kept in bundle.parts(identities):
-        total.add(restorer.restore([k for k in kept if k.blob_id.startswith(prefix)]))
+    with noting(desk, bundle.manifest.campaign) as journal:
+        restorer = replace(restorer, journal=journal)
+        for kept in bundle.parts(identities):
+            total.add(restorer.restore([k for k in kept if k.blob_id.startswith(prefix)]))
     if as_json:
         showing.document(total.document())
     else:

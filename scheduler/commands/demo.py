@@ -25,6 +25,8 @@ _ROOT = Path(__file__).parent.parent.parent
 _KEK = "blob-kek"
 _UP_WITHIN_S = 60.0
 _SAMPLE = 500
+_SHORT_WAITS = "\n[retire]\ndrain_s = 2\nsoak_s = 2\n"
+"""In earnest these are a quarter of an hour and a day."""
 
 
 @click.command()
@@ -61,8 +63,8 @@ def demo(blobs: int, directory: Path | None, store: str, endpoint: str, bucket: 
     """Run the whole story on embedded PostgreSQL, Redis and OpenBao.
 
     Makes legacy blobs, under keys in the environment and DPAPI's, migrates them to OpenBao Transit
-    through Celery workers, rotates the KEK, rewraps again, and decrypts every blob. Exits 0 only if
-    every blob is its original.
+    through Celery workers, rotates the KEK, rewraps again, seals, retires the old version, and
+    decrypts every blob. Exits 0 only if every blob is its original.
 
     Example: rewrap demo --blobs 5000
     """
@@ -110,7 +112,7 @@ def _play(place: Path, store: Place, count: int) -> int:
         environment = {"PYTHONPATH": str(_ROOT)}
         kek = staging.transit_key(bao, _KEK)
         kinds = staging.windows(place)
-        vault = staging.offline_recipient(place / "backup.key")
+        vault = staging.offline_recipient(place / "backup.key") + _SHORT_WAITS
         config = place / "rewrap.toml"
         staged = staging.stage(config, store, kek, environment, more=vault, kinds=kinds)
         story = Story(
@@ -131,11 +133,19 @@ def _tell(story: Story) -> None:
     story.say("start migrate --yes --wait")
     story.note("migrate")
     story.check("decrypt all")
+    identity = f"--identity {story.directory / 'backup.key'}"
+    story.say(f"backup verify {story.newest('migrate')} {identity}")
+    old = story.primary()
     story.say("rotate-kek --yes --wait")
     story.note("rotate")
     story.check("decrypt all again")
+    story.say(f"seal {story.newest('rotate')} --yes --wait")
+    story.say("backup create --wait")
+    story.say(f"backup verify {story.newest('backup')} {identity}")
+    story.say(f"retire {old} --accept-unopenable --yes")
     story.say(f"verify --sample {min(_SAMPLE, len(story.blob_ids))}")
     story.say("inventory")
+    story.check("decrypt all, the old version disabled")
     if story.keys.primary is not None:
         story.check_census(story.keys.primary.current_version())
 

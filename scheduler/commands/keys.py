@@ -95,6 +95,34 @@ def _not_usable(message: str, next_command: str) -> DeskError:
     )
 
 
+def new_signing_key(path: Path, otherwise: str) -> SigningKey:
+    """Make a signing key and its file.
+
+    Args:
+        path: the file.
+        otherwise: what to type where something has that name already.
+
+    Raises:
+        DeskError: something has that name, or it cannot be written.
+    """
+    try:
+        return SigningKey.create(path)
+    except FileExistsError:
+        raise DeskError(
+            f"{path} is there already and was left as it is",
+            exit_code=REFUSED,
+            reason_code="already_there",
+            next_command=otherwise,
+        ) from None
+    except OSError as error:
+        raise DeskError(
+            f"{path} cannot be written: {error.strerror}; nothing was changed",
+            exit_code=UNREACHABLE,
+            reason_code="file_not_writable",
+            next_command="" if path.parent.is_dir() else f"mkdir -m 700 {path.parent}",
+        ) from error
+
+
 @click.command("control-key")
 @click.option(
     "--out",
@@ -112,22 +140,7 @@ def control_key(out: Path) -> None:
     Example: rewrap control-key --out /etc/rewrap/control.key
     """
     path = out.absolute()
-    try:
-        key = SigningKey.create(path)
-    except FileExistsError:
-        raise DeskError(
-            f"{path} is there already and was left as it is",
-            exit_code=REFUSED,
-            reason_code="already_there",
-            next_command="rewrap control-key --out ANOTHER_FILE",
-        ) from None
-    except OSError as error:
-        raise DeskError(
-            f"{path} cannot be written: {error.strerror}; nothing was changed",
-            exit_code=UNREACHABLE,
-            reason_code="file_not_writable",
-            next_command="" if path.parent.is_dir() else f"mkdir -m 700 {path.parent}",
-        ) from error
+    key = new_signing_key(path, "rewrap control-key --out ANOTHER_FILE")
     click.echo(f"# created {path}: keep a copy apart, and let no application read it")
     click.echo("[control]                # in the configuration of every application and command")
     click.echo(f'public_key = "{key.public}"')

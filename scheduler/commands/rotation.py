@@ -22,6 +22,7 @@ from scheduler.backing import backs_up
 from scheduler.commands.reading import as_json
 from scheduler.commands.starting import confirm, follow, wait, yes
 from scheduler.desk import DONE, REFUSED, UNREACHABLE, USAGE, Desk, DeskError, operator
+from scheduler.deskjournal import noting
 from scheduler.proofs import Proof, default_proof
 from scheduler.publishing import Press, press_of
 from scheduler.rollout import roll_out
@@ -106,7 +107,8 @@ def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof)
     with desk.ledger.begin() as connection:
         rotation = rotations.begin(connection, current)
     if press and rotation.new and rotation.campaign_id is None:
-        roll_out(press, provider, rotation.new)
+        with noting(desk) as journal:
+            roll_out(press, provider, rotation.new, journal)
     with desk.ledger.begin() as connection:
         rotation = rotations.begin(connection, current)
         if rotation.campaign_id is not None:

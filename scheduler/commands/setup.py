@@ -40,6 +40,9 @@ token_env = "BAO_TOKEN"              # or token_file, which is read again when i
 # What applications obey (docs/application.md): `rewrap control-key --out FILE` prints this table.
 # [control]
 
+# The trail of every use of a key (docs/audit.md): `rewrap audit key --out FILE` prints this table.
+# [audit]
+
 # Who can open the backup that is written before any wrap is replaced: an age recipient whose
 # identity is kept offline. `rewrap backup-key --out FILE` prints this table.
 # [backup]

@@ -43,7 +43,7 @@ def node_at(
 
     def make(name: str) -> Node:
         cloud.s3.create_bucket(name)
-        site = CloudSite(server_directory / name, openbao, cloud.address, batch=40)
+        site = CloudSite(server_directory / name, openbao, cloud.address, batch=40, canary=0)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIA{secrets.token_hex(8).upper()}")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets.token_urlsafe(30))
         nodes.append(Node(site))
@@ -65,8 +65,9 @@ def test_a_campaign_completes_by_itself_through_all_faults_and_no_live_write_is_
     quiet = [b for b in ids if b not in live]
     node.start()
     cloud.control(slow_reads=6, latency_ms={"kms": KMS_MS})
+    campaign_id = site.campaign("migrate")
+    node.reach(campaign_id, "running")  # before that nothing is written that a writer could race
     with LiveWriter(site, cloud, live) as writer:
-        campaign_id = site.campaign("migrate")
         for n, fault in enumerate(FAULTS):
             goes_on(node, campaign_id)
             cloud.control(**fault)

@@ -1,6 +1,7 @@
 """A rotation as an operator makes it, from the first backup to the old version's end."""
 
 import base64
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -65,6 +66,55 @@ def test_an_old_version_is_retired_when_nothing_needs_it_and_every_blob_opens(no
     assert site.ask("retire", site.version(1), "--status")["step"] == "retired"
     assert site.wrong(ids) == []
     typed(site, "verify", "--all")
+    certify(site, rotated)
+    restore_in_vain(site, ids, rotated)
+
+
+def restore_in_vain(site: Site, ids: list[str], campaign: int) -> None:
+    """Lose a sidecar, and find that wraps of the retired version open nothing any more."""
+    known = next(b for b in site.ask("backup", "list") if b["campaign_id"] == campaign)
+    lost = site.store / f"{ids[0]}.blob.meta"
+    lost.unlink()
+    identity = ("--identity", str(site.identity))
+    ran = site.rewrap(
+        "backup", "restore", "--manifest", known["manifest"], *identity, "--yes", "--json"
+    )
+    assert ran.code == 1, ran
+    assert (ran.document["restored"], ran.document["quarantined"]) == (0, 1)
+    assert ran.document["blobs"][0]["reason_code"] == "backup_does_not_open"
+
+
+def certify(site: Site, campaign: int) -> None:
+    """Certify a campaign, and verify that elsewhere with the public key alone."""
+    assert "[certificate_key_missing]" in typed(site, "certificate", str(campaign), code=2)
+    made = typed(site, "certificate-key", "--out", str(site.directory / "certificate.key"))
+    table = made[made.index("[certificate]") :].partition("\n#")[0]
+    site.config.write_text(f"{site.config.read_text()}\n{table}\n")
+    files = [site.directory / "certificate.json", site.directory / "certificate.html"]
+    out = typed(site, "certificate", str(campaign), "--out", str(files[0]), "--html", str(files[1]))
+    public_key = out.strip().rpartition(" ")[2]
+    record = json.loads(files[0].read_bytes())["record"]
+    assert record["counts"]["rewrapped"] == BLOBS
+    assert record["counts"]["scanned"] == BLOBS
+    assert record["exceptions"] == []
+    assert record["target"] == site.version(2)
+    assert record["backup"]["blobs"] == BLOBS
+    assert [one["kind"] for one in record["followed_by"]] == ["seal"]
+    assert {"key_id": site.version(1), "step": "retired"}.items() <= record["retirements"][
+        0
+    ].items()
+    assert record["proof"]["policy"] == "sample"
+    assert record["proof"]["canary_opened"] == min(500, BLOBS)
+    assert "<svg" in files[1].read_text()
+    assert "[already_there]" in typed(
+        site, "certificate", str(campaign), "--out", str(files[0]), code=4
+    )
+    elsewhere = {"REWRAP_CONFIG": "/nowhere"}
+    verify = ("certificate-verify", str(files[0]), "--public-key", public_key)
+    assert site.rewrap(*verify, **elsewhere).code == 0
+    files[0].write_text(files[0].read_text().replace(f": {BLOBS},", f": {BLOBS + 1},", 1))
+    forged = site.rewrap(*verify, **elsewhere)
+    assert (forged.code, "[certificate_forged]" in forged.err) == (4, True), forged
 
 
 @pytest.mark.timeout(300)

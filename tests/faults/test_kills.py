@@ -1,4 +1,5 @@
 import contextlib
+import json
 import shutil
 import signal
 from collections.abc import Callable
@@ -57,6 +58,17 @@ class Campaign:
         site = self.node.site
         assert site.wrong(self.blob_ids) == []
         assert site.key_ids(self.blob_ids) == {site.version(1)}
+        self._left_its_trace()
+
+    def _left_its_trace(self) -> None:
+        """See that the audit trail is whole, and that no blob was moved without a trace."""
+        assert self.node.site.ask("audit", "verify")["faults"] == []
+        wrapped = set()
+        for path in (self.node.site.state / "audit").glob(f"{self.id}/*.jsonl"):
+            lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
+            events = [json.loads(line) for line in lines]
+            wrapped |= {event["blob_id"] for event in events if event["event"] == "wrap"}
+        assert wrapped == set(self.blob_ids)
 
 
 def shards(node: Node, campaign_id: int, where: str) -> list[Any]:

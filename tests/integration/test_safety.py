@@ -293,6 +293,24 @@ def test_an_escrow_opens_blobs_whose_old_key_is_gone(yard: SafeYard) -> None:
     assert versions == {yard.world.kek.current_version()}
 
 
+def test_proofs_and_verification_go_to_the_workers_with_credentials_of_their_own(
+    yard: SafeYard,
+) -> None:
+    yard.plant(6, ("managed",))
+    yard.world.kms.rotate(KEK)
+    yard.gates = Gates(canary=3, verify_queue="verifiers")
+    yard.runtime = replace(yard.runtime, verify_queue="verifiers")
+    campaign = yard.start(Kind.ROTATE, prove=Prove.SAMPLE, sample=0.5)
+    assert yard.run(campaign).state is State.COMPLETE
+    canary, proof = [o for o in yard.sent if o.kind is ShardKind.VERIFY]
+    assert (canary.queue, proof.queue) == ("rewrap", "verifiers")
+    for size in (None, 3):
+        yard.sent.clear()
+        assert yard.run(yard.start(Kind.VERIFY, sample_size=size)).state is State.COMPLETE
+        asked = {o.queue for o in yard.sent if o.kind is ShardKind.VERIFY}
+        assert asked == {"verifiers"}
+
+
 def test_stragglers_are_backed_up_before_they_are_moved(yard: SafeYard) -> None:
     yard.plant(4)
     late: list[str] = []

@@ -536,3 +536,21 @@ def test_the_environment_chooses_neither_road_nor_token(
     monkeypatch.setenv("VAULT_TOKEN", "s.another-token")
     odd.provider.current_version()
     assert odd.tokens == [TOKEN]
+
+
+def test_each_item_of_a_batch_is_named_by_the_request_that_carried_it(
+    provider: VaultTransitProvider,
+) -> None:
+    provider.batch_items = 2
+    wraps = provider.wrap_many([(DATA_KEY, CONTEXT)] * 5)
+    sent = provider.last_requests()
+    assert [sent.count(name) for name in dict.fromkeys(sent)] == [2, 2, 1]
+    items = [(w, CONTEXT) for w in wraps if isinstance(w, WrappedKey)]
+    elsewhere = WrappedKey(KeyVersion("hcvault://transit/other", "1"), b"x")
+    provider.unwrap_many([items[0], (elsewhere, CONTEXT), items[1]])
+    first, none, third = provider.last_requests()
+    assert first == third
+    assert none == ""
+    assert first not in sent
+    with ThreadPoolExecutor(1) as thread:  # another thread's batches are none of this one's
+        assert thread.submit(provider.last_requests).result() == []

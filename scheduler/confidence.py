@@ -1,0 +1,32 @@
+"""What a random sample proves about all: the Clopper-Pearson upper bound for no failure in n.
+
+C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case
+of the binomial", Biometrika 26 (1934): with no failure in n, the bound at 99% is 1 - 0.01^(1/n).
+"""
+
+_DOUBT = 0.01
+
+
+def upper_bound(opened: int) -> float:
+    """Return the share of bad blobs that a sample without one excludes with 99% confidence.
+
+    Args:
+        opened: how many random blobs were opened, all of them sound.
+
+    Returns:
+        A share from 0 to 1; 1 where nothing was opened.
+    """
+    return 1.0 - _DOUBT ** (1.0 / opened) if opened else 1.0
+
+
+def sentence(opened: int, bad: int, *, everything: bool) -> str:
+    """Say what it proves that so many blobs were opened."""
+    if bad:
+        return f"{bad:,} of {opened + bad:,} blobs do not open: see which, and why"
+    if everything:
+        return f"every one of {opened:,} blobs opens, content and all"
+    bound = upper_bound(opened)
+    return (
+        f"none of {opened:,} random blobs fails: with 99% confidence fewer than {bound:.3%} of all "
+        "blobs do"
+    )

@@ -1,0 +1,129 @@
+"""Signing where the audit chain ends, and publishing that in the store."""
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from keywrap.auditchain import Head
+from keywrap.audithead import AuditHeadError, HeadFile, SignedHead
+from keywrap.config import ConfigError, open_store
+from keywrap.signing import PublicKey, SigningKey
+from keywrap.stores import StoreError
+from ledger import audit
+from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableError
+from workers.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_STOP_WITHIN_S = 5.0
+_LOOK_EVERY_S = 0.5
+
+
+def head_file(settings: Settings) -> HeadFile | None:
+    """Return where the signed head lies; None where heads are not signed.
+
+    Raises:
+        ConfigError: the store cannot be used.
+        StoreUnavailableError: the store is not there.
+    """
+    if not settings.audit.public_key:
+        return None
+    return HeadFile(open_store(settings.keywrap), PublicKey.parse(settings.audit.public_key))
+
+
+def publish(ledger: Ledger, file: HeadFile, key: SigningKey) -> SignedHead | None:
+    """Sign where the chain ends now, and publish that.
+
+    Returns:
+        What is published now; None where the chain is empty.
+
+    Raises:
+        AuditHeadError: see `HeadFile.publish`.
+        StoreUnavailableError: the store did not answer.
+        LedgerUnavailableError: PostgreSQL does not answer.
+    """
+    with ledger.begin() as connection:
+        head = audit.head(connection)
+
+    def extends(known: Head) -> bool:
+        with ledger.begin() as connection:
+            return audit.goes_through(connection, known)
+
+    return file.publish(key, head, extends)
+
+
+class HeadKeeper:
+    """Publishes the head now and then, beside the ticks: a store that hangs holds up none.
+
+    Args:
+        settings: the settings; without a key in them it does nothing.
+        ledger: the ledger.
+
+    Raises:
+        SigningKeyError: the configured key cannot be used.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._ended = threading.Event()
+        self._trouble = ""
+        self._published = Head()
+        self._next_at = 0.0
+        file = settings.audit.private_key_file
+        self._key = SigningKey.load(Path(file)) if file else None
+        self._thread = threading.Thread(target=self._keep, name="audit-head", daemon=True)
+
+    def start(self) -> None:
+        """Start publishing."""
+        if self._key is not None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; what was chained last is published once more, if the store answers soon."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(_STOP_WITHIN_S)
+
+    def _keep(self) -> None:
+        # The first soon: until then nothing tells a head that was removed from one never signed.
+        while not self._ended.wait(_LOOK_EVERY_S):
+            if time.monotonic() >= self._next_at:
+                self.publish_once()
+        self.publish_once()
+
+    def publish_once(self) -> None:
+        """Publish the head if there is a new one; say once what is in the way, and go on."""
+        assert self._key is not None  # noqa: S101 - it is not started without
+        trouble = ""
+        try:
+            self._publish(self._key)
+        except (StoreError, ConfigError, LedgerUnavailableError, LedgerNotReadyError) as error:
+            trouble = str(error)
+        except AuditHeadError as error:
+            trouble = f"{error}; next: {error.next_command}"
+        if trouble:
+            self._next_at = time.monotonic() + self._settings.audit.head_every_s
+        if trouble != self._trouble:
+            logger.error("audit head: %s", trouble) if trouble else logger.info("audit head: back")
+        self._trouble = trouble
+
+    def _publish(self, key: SigningKey) -> None:
+        with self._ledger.begin() as connection:
+            head = audit.head(connection)
+            is_ours = audit.goes_through(connection, self._published)
+        if head == self._published:
+            return
+        file = head_file(self._settings)
+        if file is None:
+            return
+        if not is_ours or (self._published.entries and file.read() is None):
+            raise AuditHeadError(
+                "audit_head_lost",
+                f"this scheduler signed the head {self._published}, and the chain or the store has "
+                "it no more; nothing is signed before a person has looked",
+            )
+        publish(self._ledger, file, key)
+        self._published = head
+        self._next_at = time.monotonic() + self._settings.audit.head_every_s

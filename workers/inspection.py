@@ -1,0 +1,38 @@
+"""Asking the workers that run what they serve."""
+
+from collections.abc import Mapping
+
+from kombu.exceptions import OperationalError
+
+from workers.app import make_app
+from workers.broker import BrokerUnavailableError
+
+_ANSWER_S = 2.0
+"""A worker answers from its main process, which does no work, within milliseconds."""
+
+
+def served_queues(broker_url: str, timeout_s: float = _ANSWER_S) -> Mapping[str, list[str]]:
+    """Ask every worker for the queues that it takes shards from.
+
+    Args:
+        broker_url: where the broker is, as kombu takes it.
+        timeout_s: how long answers are waited for.
+
+    Returns:
+        By queue, the names of the workers that answered.
+
+    Raises:
+        BrokerUnavailableError: the broker does not take the question.
+    """
+    app = make_app(broker_url)
+    try:
+        answers = app.control.inspect(timeout=timeout_s).active_queues() or {}
+    except (OperationalError, OSError) as error:
+        raise BrokerUnavailableError(str(error)) from error
+    finally:
+        app.close()
+    served: dict[str, list[str]] = {}
+    for worker, queues in sorted(answers.items()):
+        for queue in queues:
+            served.setdefault(str(queue["name"]), []).append(worker)
+    return served
