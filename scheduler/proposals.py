@@ -120,7 +120,7 @@ class Proposal:
 
     def _backup(self) -> str:
         if not self.backs_up:
-            return "NONE: [backup] required is false"
+            return "NONE: [backup] names no recipients"
         what = "the wraps and the DATA KEYS themselves" if self.escrow else "the wraps"
         return f"{what}, encrypted to the offline recipients of [backup], before the first write"
 
@@ -205,4 +205,5 @@ def propose(desk: Desk, kind: Kind, prefix: str, key: str | None, proof: Proof |
         target=provider.current_version(),
         proof=proof or default_proof(kind, provider),
         config=desk.settings.keywrap,
+        backs_up=bool(desk.settings.backup.recipients),
     )
