@@ -73,7 +73,8 @@ def test_an_old_version_is_retired_when_nothing_needs_it_and_every_blob_opens(no
 def restore_in_vain(site: Site, ids: list[str], campaign: int) -> None:
     """Lose a sidecar, and find that wraps of the retired version open nothing any more."""
     known = next(b for b in site.ask("backup", "list") if b["campaign_id"] == campaign)
-    lost = site.store / f"{ids[0]}.blob.meta"
+    wrapped = next(b for b in ids if b.startswith("wrapped"))
+    lost = site.store / f"{wrapped}.blob.meta"
     lost.unlink()
     identity = ("--identity", str(site.identity))
     ran = site.rewrap(
