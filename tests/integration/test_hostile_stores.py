@@ -57,7 +57,7 @@ def _migrate(world: World, store: object, *blob_ids: str) -> Report:
     return replace(world.rewrapper(), reader=reader).rewrap(blob_ids, goal)
 
 
-@pytest.mark.parametrize("selection", (Selection.LEGACY, Selection.MANAGED))
+@pytest.mark.parametrize("selection", [Selection.LEGACY, Selection.MANAGED])
 def test_unusable_sidecars_are_left_alone_in_a_bucket_too(
     selection: Selection, s3_store: ObjectStore
 ) -> None:

@@ -17,7 +17,7 @@ from tests.worlds import World, by_id
 UNUSABLE = (*MALFORMED, *UNLISTED, *NO_DPAPI)
 
 
-@pytest.mark.parametrize("selection", (Selection.LEGACY, Selection.MANAGED))
+@pytest.mark.parametrize("selection", [Selection.LEGACY, Selection.MANAGED])
 @pytest.mark.parametrize("prove", Prove)
 def test_every_unusable_sidecar_is_quarantined_with_its_reason_while_its_neighbours_move(
     selection: Selection, prove: Prove
@@ -25,7 +25,7 @@ def test_every_unusable_sidecar_is_quarantined_with_its_reason_while_its_neighbo
     besiege(World(), UNUSABLE, selection, prove, in_memory)
 
 
-@pytest.mark.parametrize("selection", (Selection.LEGACY, Selection.MANAGED))
+@pytest.mark.parametrize("selection", [Selection.LEGACY, Selection.MANAGED])
 def test_where_no_key_is_the_default_a_sidecar_that_names_none_is_quarantined_too(
     selection: Selection,
 ) -> None:
@@ -33,7 +33,7 @@ def test_where_no_key_is_the_default_a_sidecar_that_names_none_is_quarantined_to
     besiege(world, (*UNUSABLE, *NAMELESS), selection, Prove.ALL, in_memory)
 
 
-@pytest.mark.parametrize("selection", (Selection.LEGACY, Selection.MANAGED))
+@pytest.mark.parametrize("selection", [Selection.LEGACY, Selection.MANAGED])
 def test_every_unusable_sidecar_is_left_alone_as_a_file_too(
     selection: Selection, tmp_path: Path
 ) -> None:
