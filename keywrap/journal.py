@@ -10,7 +10,7 @@ An event is one line of JSON, flat and without key material:
 
 `unwrap`, `wrap`, `rewrap`: the wrap was opened, made, moved by the service. `prove`: the new wrap
 was opened, to compare. `decided`: what the blob came to; its `outcome` is one of
-`keywrap.moves.Outcome`.
+`keywrap.moves.Outcome`. `approval`: a person asked for something, approved it or did it alone.
 """
 
 import json
@@ -120,6 +120,23 @@ class SegmentJournal:
                 head = begun[what] = start + _outcome(*what) + b',"blob_id":'
             lines.append(head + _text(result.blob_id) + self._tail)
         self._write(lines)
+
+    def acted(self, event: str, outcome: str, **more: str | int) -> None:
+        """Note what a person did that is no use of a key, such as an approval.
+
+        Args:
+            event: a short stable word.
+            outcome: what came of it, likewise.
+            more: further fields.
+
+        Raises:
+            AuditUnavailableError: it cannot be written.
+        """
+        fields = b"".join(
+            b"," + _text(name) + b":" + (_text(value) if isinstance(value, str) else b"%d" % value)
+            for name, value in more.items()
+        )
+        self._write([_start(event) + _outcome(outcome, "") + fields + self._tail])
 
     def _write(self, lines: list[bytes]) -> None:
         if not lines:

@@ -340,7 +340,7 @@ def step(
         text(
             "UPDATE campaign SET state = :target, reason_code = :reason_code, reason = :reason,"
             " resume_state = CASE WHEN state = ANY(:resumable) THEN state ELSE resume_state END,"
-            " started_at = CASE WHEN state = 'planned' AND :target = 'inventory'"
+            " started_at = CASE WHEN started_at IS NULL AND :target = 'inventory'"
             "   THEN clock_timestamp() ELSE started_at END,"
             " finished_at = CASE WHEN :target = ANY(:finished) THEN clock_timestamp() END"
             " WHERE id = :id AND state = ANY(:states)"

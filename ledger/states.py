@@ -40,6 +40,7 @@ class State(StrEnum):
     """Where a campaign stands."""
 
     PLANNED = "planned"  # asked for; the next tick takes it up
+    AWAITING_APPROVAL = "awaiting_approval"  # a second person must sign exactly this plan
     INVENTORY = "inventory"  # workers list the store and read the sidecars
     BACKUP = "backup"  # the wraps about to be replaced go into an encrypted backup
     CANARY = "canary"  # a random sample goes through all steps but the write, and is opened
@@ -58,7 +59,10 @@ class State(StrEnum):
 _WORK = {State.INVENTORY, State.BACKUP, State.CANARY, State.RUNNING, State.VERIFYING}
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.PLANNED: frozenset({State.INVENTORY, State.PAUSED, State.CANCELLED}),
+    State.PLANNED: frozenset(
+        {State.AWAITING_APPROVAL, State.INVENTORY, State.PAUSED, State.CANCELLED}
+    ),
+    State.AWAITING_APPROVAL: frozenset({State.INVENTORY, State.CANCELLED}),
     State.INVENTORY: frozenset(
         {
             State.BACKUP,  # every sidecar has been read

@@ -301,6 +301,27 @@ audit_segment = Table(
     Index("audit_segment_unchained_idx", "id", postgresql_where=text("place IS NULL")),
 )
 
+# What one person asked for and a second one approved. No foreign key: they outlive campaigns.
+approval = Table(
+    "approval",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("nonce", Uuid, nullable=False, unique=True),  # what both signatures are made for
+    Column("action", Text, nullable=False),
+    Column("plan", Text, nullable=False),  # exactly what, in canonical JSON
+    Column("campaign_id", Integer, index=True),
+    Column("requested_by", Text, nullable=False),
+    Column("account", Text, nullable=False),  # that they typed it on
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("request_signature", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),  # why without a second person
+    Column("approved_by", Text, nullable=False, server_default=""),
+    Column("approved_at", DateTime(timezone=True)),
+    Column("approval_signature", LargeBinary, nullable=False, server_default=""),
+    Column("used_at", DateTime(timezone=True)),  # it is good for once
+    _now(),
+)
+
 heartbeat = Table(
     "heartbeat",
     metadata,

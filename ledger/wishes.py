@@ -51,7 +51,7 @@ def cancel(connection: Connection, campaign: Campaign) -> State:
     """
     if campaign.state in {State.CANCELLING, State.CANCELLED}:
         return campaign.state
-    idle = campaign.state in {State.PLANNED, State.PAUSED}
+    idle = campaign.state in {State.PLANNED, State.AWAITING_APPROVAL, State.PAUSED}
     target = State.CANCELLED if idle else State.CANCELLING
     return _ask(connection, campaign, target, "cancelled_by_operator", "an operator cancelled it")
 

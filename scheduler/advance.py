@@ -10,13 +10,16 @@ from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.queues import QueueOf
 from ledger.states import MOVING, OPENING, REWRAPPING, Kind, ShardKind, ShardState, State
-from scheduler import gates
+from scheduler import awaiting, gates
 from scheduler.gates import Stop
 from tasks.scans import MAX_PASSES
+from workers.approvals_table import Approvals
 from workers.settings import DEFAULT_GATES, Gates
 
 _PASSES_FOR_CONFLICTS = MAX_PASSES - 2
 """The last two passes are for fresh scans: one whose stragglers are moved, and one to end."""
+
+NO_APPROVALS = Approvals()
 
 _IN_WORK = (ShardState.OFFERED, ShardState.LEASED)
 
@@ -27,6 +30,7 @@ def advance(
     scan_parts: int,
     queue_of: QueueOf = queues.everyone,
     limits: Gates = DEFAULT_GATES,
+    approvals: Approvals = NO_APPROVALS,
 ) -> bool:
     """Take a campaign one step further, if it is ready for one.
 
@@ -36,6 +40,7 @@ def advance(
         scan_parts: how many parts the store is scanned in.
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
         limits: when it stops by itself.
+        approvals: what needs two people.
 
     Returns:
         Whether it stepped.
@@ -44,16 +49,17 @@ def advance(
     if step is None:
         return False
     done = progress.read(connection, campaign.id, campaign.kind)
-    return step(connection, campaign, done, _Rules(scan_parts, queue_of, limits))
+    return step(connection, campaign, done, _Rules(scan_parts, queue_of, limits, approvals))
 
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """How work is cut into shards, and when it stops."""
+    """How work is cut into shards, when it may begin, and when it stops."""
 
     scan_parts: int
     queue_of: QueueOf
     limits: Gates
+    approvals: Approvals
 
     @property
     def verifiers_of(self) -> QueueOf:
@@ -62,6 +68,8 @@ class _Rules:
 
 
 def _plan(connection: Connection, campaign: Campaign, _done: Progress, rules: _Rules) -> bool:
+    if not awaiting.may_begin(connection, campaign, rules.approvals):
+        return False
     # The step first, here and below: a tick that is late finds the state changed, and adds nothing.
     if not campaigns.step(connection, campaign.id, State.INVENTORY):
         return False
@@ -211,6 +219,7 @@ def _all_done(done: Progress, kind: ShardKind) -> bool:
 
 _STEPS: dict[State, Callable[[Connection, Campaign, Progress, _Rules], bool]] = {
     State.PLANNED: _plan,
+    State.AWAITING_APPROVAL: _plan,
     State.INVENTORY: _inventory,
     State.BACKUP: _backup,
     State.CANARY: _canary,

@@ -9,13 +9,22 @@ from typing import Any
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Outcome, Prove
-from ledger import audit, backups, campaigns, certificates, findings, progress, publications
+from ledger import (
+    approvals,
+    audit,
+    backups,
+    campaigns,
+    certificates,
+    findings,
+    progress,
+    publications,
+)
 from ledger import retirements as retired
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.states import COUNTING, Kind, ShardKind, State
-from scheduler import confidence, effective
+from scheduler import confidence, effective, statements
 from scheduler.desk import REFUSED, Desk, DeskError, operator
 
 LISTED = 10_000
@@ -190,6 +199,13 @@ def _unwound(subject: Subject) -> dict[str, Any]:
     return {"followed_by": [{"campaign": c.id, "kind": c.kind.value} for c in ended]}
 
 
+def _approvals(subject: Subject) -> dict[str, Any]:
+    """Give both signatures with what was signed, so that they are verified without the ledger."""
+    rules = subject.desk.settings.approvals
+    found = approvals.of_campaign(subject.connection, subject.campaign.id)
+    return {"approvals": [statements.record(one, rules) for one in found]}
+
+
 def _retirements(subject: Subject) -> dict[str, Any]:
     found = [
         {
@@ -237,6 +253,7 @@ SECTIONS: tuple[Callable[[Subject], dict[str, Any]], ...] = (
     _backup,
     _shared,
     _unwound,
+    _approvals,
     _retirements,
     _control,
     _audit,

@@ -13,7 +13,8 @@ from ledger.connection import Connection, Ledger
 from ledger.queues import QueueOf
 from ledger.shards import Offer
 from ledger.states import REWRAPPING, ShardKind, State
-from scheduler.advance import advance
+from scheduler.advance import NO_APPROVALS, advance
+from workers.approvals_table import Approvals
 from workers.broker import BrokerUnavailableError
 from workers.settings import DEFAULT_GATES, Gates, Scheduler
 
@@ -45,6 +46,7 @@ class Dispatcher:
         send: sends the message of one offer.
         queue_of: names the queue of the hosts that can open the wraps of a KEK version.
         gates: when a campaign stops by itself.
+        approvals: what needs two people.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Dispatcher:
         send: Send,
         queue_of: QueueOf = queues.everyone,
         gates: Gates = DEFAULT_GATES,
+        approvals: Approvals = NO_APPROVALS,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._send = send
         self._queue_of = queue_of
         self._gates = gates
+        self._approvals = approvals
         self._broker_is_away = False
 
     def tick(self) -> bool:
@@ -93,8 +97,14 @@ class Dispatcher:
         stepped, offers = False, []
         for campaign in opened:
             with self._ledger.begin() as connection:  # one campaign's trouble is not another's
-                parts = self._settings.scan_parts
-                stepped |= advance(connection, campaign, parts, self._queue_of, self._gates)
+                stepped |= advance(
+                    connection,
+                    campaign,
+                    self._settings.scan_parts,
+                    self._queue_of,
+                    self._gates,
+                    self._approvals,
+                )
             with self._ledger.begin() as connection:
                 offers += self._offer(connection, campaign)
         self._publish(offers)

@@ -55,7 +55,12 @@ def run(settings: Settings) -> None:
     head = HeadKeeper(settings, ledger)
     head.start()
     dispatcher = Dispatcher(
-        ledger, settings.scheduler, sender(app), queue_of(settings), settings.gates
+        ledger,
+        settings.scheduler,
+        sender(app),
+        queue_of(settings),
+        settings.gates,
+        settings.approvals,
     )
     logger.info("scheduler ready")
     while not stop.is_set():

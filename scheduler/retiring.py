@@ -17,6 +17,7 @@ from ledger import campaigns, findings, retirements
 from ledger.findings import CensusLine
 from ledger.retirements import Retirement, Step
 from scheduler import store_scan
+from scheduler.approving import NO_PERMIT, Permit
 from scheduler.desk import REFUSED, Desk, DeskError, operator
 from scheduler.publishing import press_of
 from scheduler.store_scan import UntilOver
@@ -53,6 +54,7 @@ class Retiring:
         accepted: whether wraps in backups may be left without a key.
         until_over: waits for a scan's end.
         say: prints a line.
+        permit: what lets it begin.
     """
 
     desk: Desk
@@ -62,6 +64,7 @@ class Retiring:
     accepted: bool
     until_over: UntilOver
     say: Callable[[str], None]
+    permit: Permit = NO_PERMIT
 
     @property
     def _again(self) -> str:
@@ -134,6 +137,7 @@ class Retiring:
                     reason_code="campaign_open",
                     next_command=f"rewrap status {open_ones[0]}",
                 )
+            self.permit.use(connection)
             return retirements.begin(connection, self.version, closes, operator())
 
     def _give_up(self, retirement: Retirement, needed: NeededError) -> None:

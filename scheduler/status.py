@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from keywrap.rewrapping import Outcome
-from ledger import campaigns, progress
+from ledger import approvals, campaigns, progress
+from ledger.approvals import Approval
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.progress import Progress
@@ -26,6 +27,7 @@ class Status:
     failures: dict[tuple[str, str], int]
     keeps_previous: bool
     is_unwound: bool = False
+    approvals: tuple[Approval, ...] = ()
 
     @property
     def eta_s(self) -> float | None:
@@ -82,7 +84,15 @@ class Status:
             "pace": None,
             "kms_requests": done.kms_requests,
             "unsealed": done.counts[Outcome.REWRAPPED] if self._leaves_previous else 0,
-            "pending_approvals": [],
+            "pending_approvals": [
+                {
+                    "id": asked.id,
+                    "action": asked.action,
+                    "requested_by": asked.requested_by,
+                    "expires_at": _iso(asked.expires_at),
+                }
+                for asked in self.approvals
+            ],
             "started_at": _iso(campaign.started_at),
             "finished_at": _iso(campaign.finished_at),
         }
@@ -104,7 +114,8 @@ def read(ledger: Ledger, campaign_id: int, *, keeps_previous: bool) -> Status | 
         failed = progress.failures(connection, campaign_id) if done.exceptions else {}
         wait = why(connection, campaign, done)
         is_unwound = campaigns.is_unwound(connection, campaign_id)
-        return Status(campaign, done, wait, failed, keeps_previous, is_unwound)
+        asked = tuple(approvals.pending(connection, campaign_id))
+        return Status(campaign, done, wait, failed, keeps_previous, is_unwound, asked)
 
 
 def _iso(at: datetime | None) -> str | None:

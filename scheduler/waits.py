@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ledger import progress, queues
+from ledger import approvals, progress, queues
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
@@ -11,6 +11,7 @@ from ledger.queues import QUEUE
 from ledger.states import MOVING, State
 from scheduler.dispatch import HEARTBEAT
 
+_PERSON = {State.AWAITING_APPROVAL, State.PAUSED, State.STOPPED}
 _SILENT = timedelta(seconds=15)
 _HINTS = {
     "permission_denied": " (a token_file is read again; a token in the environment only when the "
@@ -33,8 +34,8 @@ def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
         return Wait(campaign.reason_code, campaign.reason, _after(campaign))
     if silent := silence(connection):
         return Wait("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
-    if campaign.state in {State.PAUSED, State.STOPPED}:
-        return Wait(campaign.reason_code, campaign.reason, f"rewrap resume {campaign.id}")
+    if campaign.state in _PERSON:
+        return Wait(campaign.reason_code, campaign.reason, _person(connection, campaign))
     queued = queues.unserved(connection, campaign.id) if done.unclaimed else {}
     idle = [queue for queue, is_idle in queued.items() if is_idle]
     is_probed = QUEUE in queued or len(idle) < len(queued)
@@ -48,6 +49,14 @@ def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
     if idle:
         return _nobody(idle)
     return Wait(campaign.reason_code, campaign.reason, f"rewrap status {campaign.id} --watch")
+
+
+def _person(connection: Connection, campaign: Campaign) -> str:
+    """Say what a person does for a campaign that waits for one."""
+    if campaign.state is not State.AWAITING_APPROVAL:
+        return f"rewrap resume {campaign.id}"
+    asked = approvals.pending(connection, campaign.id)
+    return f"rewrap approve {asked[0].id}" if asked else f"rewrap cancel {campaign.id}"
 
 
 def _nobody(idle: list[str]) -> Wait:

@@ -24,6 +24,7 @@ from tasks.scans import inventory_shard, straggler_shard
 from tasks.verify import verify_shard
 from tests.desks import Desk, desk_of
 from tests.worlds import LEGACY_KINDS, SimulatedCrash, World
+from workers.approvals_table import Approvals
 from workers.settings import Gates, Scheduler
 
 TASKS = {
@@ -52,6 +53,7 @@ class Yard:
         self.desk: Desk = desk_of(ledger)
         self.broker: Callable[[Offer], None] = self.work
         self.sent: list[Offer] = []
+        self.approvals = Approvals()
         self.gates = Gates(canary=0)  # the tests of the canary set their own
         self.settings = Scheduler(window=4, claim_s=60, max_attempts=3, scan_parts=2)
         self.runtime = Runtime(
@@ -105,7 +107,9 @@ class Yard:
             self.sent.append(offer)
             self.broker(offer)
 
-        return Dispatcher(self.ledger, self.settings, send, gates=self.gates)
+        return Dispatcher(
+            self.ledger, self.settings, send, gates=self.gates, approvals=self.approvals
+        )
 
     def let_time_pass(self) -> None:
         """Let every offer, lease, delay and pause between probes be over."""

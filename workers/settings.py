@@ -16,6 +16,7 @@ from keywrap.backups.bundle import BackupError, require_recipient
 from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
 from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
+from workers.approvals_table import Approvals, read_approvals
 from workers.audit_table import Audit, read_audit
 
 DEFAULT_PATH = "rewrap.toml"
@@ -168,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backup: Backup = Backup()
     retire: Retire = Retire()
     certificate: Certificate = Certificate()
+    approvals: Approvals = Approvals()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -208,6 +210,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         backup=_backup(table),
         retire=_section("retire", Retire, table, {}),
         certificate=_section("certificate", Certificate, table, {}),
+        approvals=read_approvals(table.pop("approvals", {})),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

@@ -2,6 +2,7 @@
 
 import click
 
+from scheduler.commands.approval import approval_key, approve
 from scheduler.commands.asking import cancel, pause, resume, retry
 from scheduler.commands.audit import audit
 from scheduler.commands.backup import backup, backup_key
@@ -43,7 +44,7 @@ def rewrap(context: click.Context, file: str | None) -> None:
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, seal, undo, backup, cutover, retire)
 _ASK = (pause, resume, cancel, retry, rebind)
-_SIGN = (certificate, certificate_key, certificate_verify)
+_SIGN = (approve, approval_key, certificate, certificate_key, certificate_verify)
 _READ = (status, blobs, audit, policy, preflight, config, healthz)
 
 for command in (*_RUN, *_DO, *_ASK, *_SIGN, *_READ):

@@ -2,9 +2,13 @@
 
 import click
 
-from ledger import campaigns, wishes
+from keywrap.rewrapping import Outcome
+from ledger import campaigns, progress, wishes
+from ledger.approvals import Action
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
+from scheduler import approving
+from scheduler.approving import NO_PERMIT, Permit, break_glass
 from scheduler.commands.reading import CAMPAIGN_ID
 from scheduler.desk import USAGE, Desk, DeskError
 
@@ -65,12 +69,30 @@ def cancel(desk: Desk, campaign: int) -> None:
 @click.command()
 @_campaign
 @click.option("--quarantined", is_flag=True, help="Take up the quarantined blobs as well.")
+@break_glass
 @click.pass_obj
-def retry(desk: Desk, campaign: int, *, quarantined: bool) -> None:
+def retry(desk: Desk, campaign: int, *, quarantined: bool, break_glass: str) -> None:
     """Take up again what failed or met a conflict.
 
     Example: rewrap retry 3 --quarantined
     """
+    permit = _permit(desk, campaign, break_glass) if quarantined else NO_PERMIT
     with desk.ledger.begin() as connection:
         count = wishes.retry(connection, _asked(connection, campaign), quarantined=quarantined)
+        permit.use(connection)
     click.echo(f"{count} blobs are pending again\nnext: rewrap status {campaign} --watch")
+
+
+def _permit(desk: Desk, campaign_id: int, reason: str) -> Permit:
+    """Return what permits to take up quarantined blobs of a campaign; see `approving.permit`."""
+    with desk.ledger.begin() as connection:
+        campaign = _asked(connection, campaign_id)
+        done = progress.read(connection, campaign_id, campaign.kind)
+    plan = {
+        "campaign": campaign_id,
+        "nonce": str(campaign.nonce),
+        "kind": campaign.kind.value,
+        "store": campaign.store,
+        "quarantined": done.counts[Outcome.QUARANTINED],
+    }
+    return approving.permit(desk, Action.RETRY_QUARANTINED, plan, reason, campaign_id)

@@ -1,5 +1,6 @@
 """`rewrap backup` and `rewrap backup-key`: encrypted backups of wraps, and who can open them."""
 
+import hashlib
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from keywrap.rewrapping import Outcome
 from keywrap.tables.store import StoreConfig, open_store
 from keywrap.threads import StoreThreads
 from ledger import backups
+from ledger.approvals import Action
 from ledger.campaigns import Request
 from ledger.states import Kind
-from scheduler import showing
+from scheduler import approving, showing
+from scheduler.approving import break_glass
 from scheduler.backing import backs_up
 from scheduler.commands.reading import CAMPAIGN_ID, as_json
 from scheduler.commands.starting import confirm, follow, open_campaign, prefix, wait, yes
@@ -178,16 +181,18 @@ def _show(found: Opened, *, as_json: bool) -> None:
 )
 @_place
 @prefix
+@break_glass
 @yes
 @as_json
 @click.pass_obj
-def restore(
+def restore(  # noqa: PLR0913 - one for each word of the command line
     desk: Desk,
     manifest: str | None,
     identity: Path,
     place: str | None,
     prefix: str,
     *,
+    break_glass: str,
     yes: bool,
     as_json: bool,
 ) -> int:
@@ -202,6 +207,14 @@ def restore(
     bundle = Bundle.find(_vault(desk, place), manifest)
     confirm(lambda: None if as_json else _say(bundle), yes=yes)
     settings = desk.settings
+    plan = {
+        "store": settings.keywrap.store.place,
+        "from": bundle.vault.place,
+        "manifest": bundle.name,
+        "sha256": hashlib.sha256(bundle.manifest.encode()).hexdigest(),
+        "prefix": prefix,
+    }
+    permit = approving.permit(desk, Action.RESTORE, plan, break_glass)
     pool = StoreThreads(settings.workers.threads)
     restorer = Restorer(
         open_reader(settings.keywrap, threads=settings.workers.threads),
@@ -214,6 +227,9 @@ def restore(
         restorer = replace(restorer, journal=journal)
         for kept in bundle.parts(identities):
             total.add(restorer.restore([k for k in kept if k.blob_id.startswith(prefix)]))
+    if permit.approval is not None:
+        with desk.ledger.begin() as connection:
+            permit.spend(connection)  # at the end: one that was cut off goes on without asking
     if as_json:
         showing.document(total.document())
     else:

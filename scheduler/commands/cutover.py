@@ -6,8 +6,10 @@ from typing import Any
 import click
 
 from keywrap.control import Control, ControlError, Cutover
+from ledger.approvals import Action
 from ledger.publications import Publication
-from scheduler import legacy_gate, publishing, showing
+from scheduler import approving, legacy_gate, publishing, showing
+from scheduler.approving import break_glass
 from scheduler.commands.reading import as_json, status_of
 from scheduler.commands.starting import confirm, yes
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, Desk, DeskError
@@ -25,10 +27,11 @@ _AFTER = {
 
 @click.command()
 @click.argument("action", type=click.Choice([_STATUS, *(flag.value for flag in Cutover)]))
+@break_glass
 @yes
 @as_json
 @click.pass_obj
-def cutover(desk: Desk, action: str, *, yes: bool, as_json: bool) -> int:
+def cutover(desk: Desk, action: str, *, break_glass: str, yes: bool, as_json: bool) -> int:
     """End legacy unwrapping: rehearse it with warn, then switch it on.
 
     ACTION is status, warn, on or off. `on` first scans the whole store, and is refused while one
@@ -45,10 +48,14 @@ def cutover(desk: Desk, action: str, *, yes: bool, as_json: bool) -> int:
     before, remains = press.standing(), None
     if wanted is Cutover.ON and before.control.cutover is not Cutover.ON:
         confirm(_no_plan if as_json else _show_plan, yes=yes)
+        plan = {"store": desk.settings.keywrap.store.place, "after_serial": before.control.serial}
+        permit = approving.permit(desk, Action.CUTOVER_ON, plan, break_glass)
         show = showing.silently if as_json else showing.until_finished
         remains = legacy_gate.scan(desk, lambda scan: show(lambda: status_of(desk, scan)))
         if not remains.are_none:
             return _refuse(before, remains, as_json=as_json)
+        with desk.ledger.begin() as connection:
+            permit.use(connection)  # before, not after: it may have expired while we scanned
     publication = press.publish(lambda base: turned(base, wanted, remains))
     _obeyed(publication, as_json=as_json)
     if as_json:

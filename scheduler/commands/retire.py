@@ -1,6 +1,7 @@
 """`rewrap retire`: take a KEK version out of use, after proof that nothing needs it."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -10,8 +11,10 @@ from keywrap.keyring import UnlistedKeyError
 from keywrap.keys import BadKeyIdError, KeyVersion
 from keywrap.kms import KeyProvider, VersionSwitch
 from ledger import retirements
+from ledger.approvals import Action
 from ledger.retirements import Retirement, Step
-from scheduler import showing
+from scheduler import approving, showing
+from scheduler.approving import NO_PERMIT, Permit, break_glass
 from scheduler.commands.reading import as_json, status_of
 from scheduler.commands.starting import confirm, yes
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, USAGE, Desk, DeskError
@@ -28,6 +31,7 @@ _UNSEEN = "old object versions, replicas, and copies that are kept elsewhere"
     is_flag=True,
     help="Leave wraps in older backups without a key; wants a fresh verified backup.",
 )
+@break_glass
 @yes
 @as_json
 @click.pass_obj
@@ -37,6 +41,7 @@ def retire(
     *,
     status: bool,
     accept_unopenable: bool,
+    break_glass: str,
     yes: bool,
     as_json: bool,
 ) -> int:
@@ -65,9 +70,27 @@ def retire(
     )
     desk.ledger  # noqa: B018 - unreachable is said before the question
     confirm(lambda: _say_plan(retiring), yes=yes)
-    retiring.run()
+    replace(retiring, permit=_permit(desk, retiring, break_glass)).run()
     click.echo(f"{version} is retired; what no scan could see: {_UNSEEN}")
     return DONE
+
+
+def _permit(desk: Desk, retiring: Retiring, reason: str) -> Permit:
+    """Return what permits to begin; whoever goes on with one that was begun needs nothing."""
+    version, waits = retiring.version, retiring.waits
+    with desk.ledger.begin() as connection:
+        known = retirements.newest(connection, version)
+    if known is not None and known.step not in retirements.ENDED:
+        return NO_PERMIT
+    plan = {
+        "key_version": str(version),
+        "closes": [str(other) for other in retiring.closes()],
+        "accept_unopenable": retiring.accepted,
+        "store": desk.settings.keywrap.store.place,
+        "drain_s": int(waits.drain_s),
+        "soak_s": int(waits.soak_s),
+    }
+    return approving.permit(desk, Action.RETIRE, plan, reason)
 
 
 def _parse(text: str) -> KeyVersion:

@@ -9,7 +9,8 @@ import click
 from ledger import campaigns
 from ledger.campaigns import Request
 from ledger.states import REWRAPPING, Kind, State
-from scheduler import showing
+from scheduler import approving, showing
+from scheduler.approving import break_glass
 from scheduler.backing import backs_up
 from scheduler.commands.reading import as_json, status_of
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, USAGE, Desk, DeskError, operator
@@ -78,6 +79,7 @@ prove = click.option(
 @to
 @prove
 @click.option("--escrow", is_flag=True, help="Back up the data keys themselves too.")
+@break_glass
 @yes
 @wait
 @click.pass_obj
@@ -88,6 +90,7 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     key: str | None,
     prove: Proof | None,
     *,
+    break_glass: str,
     escrow: bool,
     yes: bool,
     wait: bool,
@@ -102,7 +105,7 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     proposal = replace(proposal, backs_up=backs_up(desk, escrow=escrow), escrow=escrow)
     desk.ledger  # noqa: B018 - unreachable is said before the question
     confirm(lambda: _show(proposal), yes=yes)
-    campaign_id = open_campaign(desk, proposal.request())
+    campaign_id = open_campaign(desk, proposal.request(), break_glass)
     return follow(desk, campaign_id) if wait else DONE
 
 
@@ -113,15 +116,16 @@ def _show(proposal: Proposal) -> None:
         click.echo(f"  note   {note}")
 
 
-def open_campaign(desk: Desk, request: Request) -> int:
-    """Write a request into the ledger and print the campaign's id.
+def open_campaign(desk: Desk, request: Request, break_glass: str = "") -> int:
+    """Write a request into the ledger and print the campaign's id; see `approving.open_campaign`.
 
     Raises:
+        DeskError: it needs two people, and who is asking is not known.
         RequestRefusedError: another open campaign moves some of the same blobs.
     """
-    with desk.ledger.begin() as connection:
-        campaign_id = campaigns.request(connection, request)
-    click.echo(f"campaign {campaign_id} ({request.kind})")
+    campaign_id = approving.open_campaign(desk, request, break_glass)
+    of = f" of {request.follows}" if request.follows else ""
+    click.echo(f"campaign {campaign_id} ({request.kind}{of})")
     click.echo(f"next: rewrap status {campaign_id} --watch")
     return campaign_id
 

@@ -3,12 +3,12 @@
 import click
 
 from keywrap.control import ControlError, Cutover
-from ledger import campaigns
 from ledger.campaigns import Campaign, Request
 from ledger.states import KEEPING, Kind
+from scheduler.approving import break_glass
 from scheduler.backing import backs_up
 from scheduler.commands.reading import CAMPAIGN_ID
-from scheduler.commands.starting import confirm, follow, wait, yes
+from scheduler.commands.starting import confirm, follow, open_campaign, wait, yes
 from scheduler.desk import DONE, REFUSED, USAGE, Desk, DeskError, operator
 from scheduler.publishing import press_of
 
@@ -36,10 +36,11 @@ def seal(desk: Desk, campaign: int, *, yes: bool, wait: bool) -> int:
 
 @click.command()
 @_campaign
+@break_glass
 @yes
 @wait
 @click.pass_obj
-def undo(desk: Desk, campaign: int, *, yes: bool, wait: bool) -> int:
+def undo(desk: Desk, campaign: int, *, break_glass: str, yes: bool, wait: bool) -> int:
     """Put the old wraps back that a campaign has replaced, where they open the content.
 
     Blobs that a writer has changed since are left as they are. An open campaign is paused or
@@ -51,7 +52,7 @@ def undo(desk: Desk, campaign: int, *, yes: bool, wait: bool) -> int:
     _require_no_cutover(desk, followed)
     request = _request(desk, Kind.UNDO, followed)
     confirm(lambda: _say(_UNDOING, followed), yes=yes)
-    return _open(desk, request, wait=wait)
+    return _open(desk, request, break_glass, wait=wait)
 
 
 _SEALING = (
@@ -134,9 +135,6 @@ def _request(desk: Desk, kind: Kind, followed: Campaign) -> Request:
     )
 
 
-def _open(desk: Desk, request: Request, *, wait: bool) -> int:
-    with desk.ledger.begin() as connection:
-        campaign_id = campaigns.request(connection, request)
-    click.echo(f"campaign {campaign_id} ({request.kind} of {request.follows})")
-    click.echo(f"next: rewrap status {campaign_id} --watch")
+def _open(desk: Desk, request: Request, reason: str = "", *, wait: bool) -> int:
+    campaign_id = open_campaign(desk, request, reason)
     return follow(desk, campaign_id) if wait else DONE

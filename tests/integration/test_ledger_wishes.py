@@ -33,6 +33,7 @@ def shared_campaign(shared_desk: Desk) -> int:
 
 WAYS = {
     State.PLANNED: (State.PAUSED, State.CANCELLED),
+    State.AWAITING_APPROVAL: (None, State.CANCELLED),
     State.INVENTORY: (State.PAUSING, State.CANCELLING),
     State.BACKUP: (State.PAUSING, State.CANCELLING),
     State.CANARY: (State.PAUSING, State.CANCELLING),

@@ -1,0 +1,211 @@
+"""Approvals: what one person asked for, and what a second one signed. Both signatures are kept.
+
+The ledger holds them and is not believed: whoever relies on one verifies the signatures against
+the configuration (`scheduler.statements`).
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from ledger.states import Kind
+
+
+class Action(StrEnum):
+    """What may need two people."""
+
+    REENCRYPT = "reencrypt"  # new data keys: nothing undoes it
+    UNDO = "undo"  # old wraps come back
+    RESTORE = "restore"  # wraps of a backup come back
+    CUTOVER_ON = "cutover_on"  # applications open no legacy wrap any more
+    RETRY_QUARANTINED = "retry_quarantined"  # what a person must look at is taken up again
+    RETIRE = "retire"  # a KEK version is disabled
+
+
+OF_KIND = {Kind.REENCRYPT: Action.REENCRYPT, Kind.UNDO: Action.UNDO}
+"""The action that opening a campaign of some kind is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What one person asked for, and a second one may have approved.
+
+    Attributes:
+        id: its number.
+        nonce: what both signatures are made for; no other approval has it.
+        action: what is asked for.
+        plan: exactly what, in canonical JSON.
+        campaign_id: the campaign that it is about; None where it is about none.
+        requested_by: the person who asks, as the configuration names them.
+        account: the account that they typed it on.
+        expires_at: when it stops to count; whole seconds.
+        request_signature: theirs.
+        reason: why it goes without a second person; empty: it does not.
+        approved_by: the second person.
+        approved_at: when they signed, by the database's clock.
+        approval_signature: theirs.
+        used_at: when it was made use of: it is good for once.
+    """
+
+    id: int
+    nonce: UUID
+    action: Action
+    plan: str
+    campaign_id: int | None
+    requested_by: str
+    account: str
+    expires_at: datetime
+    request_signature: bytes
+    reason: str = ""
+    approved_by: str = ""
+    approved_at: datetime | None = None
+    approval_signature: bytes = b""
+    used_at: datetime | None = None
+
+
+_COLUMNS = (
+    "id, nonce, action, plan, campaign_id, requested_by, account, expires_at, request_signature,"
+    " reason, approved_by, approved_at, approval_signature, used_at"
+)
+
+
+def file(connection: Connection, asked: Approval) -> int:
+    """Note what a person asks for; return its number. `id` is not looked at."""
+    return int(
+        connection.execute(
+            text(
+                "INSERT INTO approval (nonce, action, plan, campaign_id, requested_by, account,"
+                " expires_at, request_signature, reason) VALUES (:nonce, :action, :plan,"
+                " :campaign, :by, :account, :expires, :signature, :reason) RETURNING id"
+            ),
+            {
+                "nonce": asked.nonce,
+                "action": asked.action,
+                "plan": asked.plan,
+                "campaign": asked.campaign_id,
+                "by": asked.requested_by,
+                "account": asked.account,
+                "expires": asked.expires_at,
+                "signature": asked.request_signature,
+                "reason": asked.reason,
+            },
+        ).scalar_one()
+    )
+
+
+def get(connection: Connection, approval_id: int) -> Approval | None:
+    """Return an approval, or None where there is none of that number."""
+    return _one(connection, "id = :id", id=approval_id)
+
+
+def newest(connection: Connection, action: Action, plan: str) -> Approval | None:
+    """Return the newest approval of exactly this plan that is neither used nor expired."""
+    return _one(
+        connection,
+        "action = :action AND plan = :plan AND used_at IS NULL AND expires_at > clock_timestamp()",
+        action=action,
+        plan=plan,
+    )
+
+
+def of_opening(connection: Connection, campaign_id: int, action: Action) -> Approval | None:
+    """Return the newest approval of a campaign's opening, expired or not."""
+    return _one(
+        connection, "campaign_id = :campaign AND action = :action", campaign=campaign_id,
+        action=action,
+    )  # fmt: skip
+
+
+def of_campaign(connection: Connection, campaign_id: int) -> list[Approval]:
+    """Return all approvals that are about a campaign, in the order in which they were asked for."""
+    rows = connection.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM approval"  # noqa: S608 - a constant
+            " WHERE campaign_id = :campaign ORDER BY id"
+        ),
+        {"campaign": campaign_id},
+    )
+    return [_approval(row) for row in rows]
+
+
+def pending(connection: Connection, campaign_id: int | None = None) -> list[Approval]:
+    """Return what waits for a second person, of one campaign or of all, the oldest first."""
+    rows = connection.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM approval"  # noqa: S608 - a constant
+            " WHERE approved_by = '' AND reason = '' AND used_at IS NULL"
+            " AND expires_at > clock_timestamp()"
+            " AND (CAST(:campaign AS int) IS NULL OR campaign_id = :campaign) ORDER BY id"
+        ),
+        {"campaign": campaign_id},
+    )
+    return [_approval(row) for row in rows]
+
+
+def sign(connection: Connection, approval: Approval, person: str, signature: bytes) -> bool:
+    """Note a second person's signature; return whether it still waited for one."""
+    signed = connection.execute(
+        text(
+            "UPDATE approval SET approved_by = :person, approval_signature = :signature,"
+            " approved_at = clock_timestamp() WHERE id = :id AND nonce = :nonce"
+            " AND approved_by = '' AND used_at IS NULL AND expires_at > clock_timestamp()"
+        ),
+        {"id": approval.id, "nonce": approval.nonce, "person": person, "signature": signature},
+    )
+    return signed.rowcount == 1
+
+
+def use(connection: Connection, approval: Approval) -> bool:
+    """Note that an approval is made use of; return whether it was not yet, nor had expired."""
+    used = connection.execute(
+        text(
+            "UPDATE approval SET used_at = clock_timestamp() WHERE id = :id AND nonce = :nonce"
+            " AND used_at IS NULL AND expires_at > clock_timestamp()"
+        ),
+        {"id": approval.id, "nonce": approval.nonce},
+    )
+    return used.rowcount == 1
+
+
+def in_seconds(connection: Connection, seconds: int) -> datetime:
+    """Return the database's time some seconds from now, in whole seconds."""
+    at = connection.execute(
+        text("SELECT date_trunc('second', clock_timestamp()) + make_interval(secs => :s)"),
+        {"s": seconds},
+    ).scalar_one()
+    return _utc(at)
+
+
+def _one(connection: Connection, where: str, **values: object) -> Approval | None:
+    row = connection.execute(
+        text(f"SELECT {_COLUMNS} FROM approval WHERE {where} ORDER BY id DESC LIMIT 1"),  # noqa: S608 - constants
+        values,
+    ).one_or_none()
+    return _approval(row) if row else None
+
+
+def _approval(row: Row[Any]) -> Approval:
+    return Approval(
+        id=row.id,
+        nonce=row.nonce,
+        action=Action(row.action),
+        plan=row.plan,
+        campaign_id=row.campaign_id,
+        requested_by=row.requested_by,
+        account=row.account,
+        expires_at=_utc(row.expires_at),
+        request_signature=bytes(row.request_signature),
+        reason=row.reason,
+        approved_by=row.approved_by,
+        approved_at=_utc(row.approved_at) if row.approved_at else None,
+        approval_signature=bytes(row.approval_signature),
+        used_at=row.used_at,
+    )
+
+
+def _utc(at: datetime) -> datetime:
+    return at.astimezone(UTC)
