@@ -21,13 +21,14 @@ from ledger.approvals import Action, Approval
 from ledger.campaigns import Request
 from ledger.connection import Ledger
 from ledger.states import Kind, State
-from scheduler import approving, certifying, status
+from scheduler import approving, certifying, statements, status
 from scheduler.approving import KEY_FILE, NO_PERMIT
 from scheduler.commands.approval import approve
 from scheduler.commands.asking import retry
 from scheduler.commands.cutover import cutover
 from scheduler.commands.unwinding import undo
 from scheduler.desk import REFUSED, USAGE, Desk, DeskError
+from scheduler.statements import Role
 from tests.rotations import STORE, desk_at
 from tests.yards import Yard, only
 from workers.approvals_table import Approvals
@@ -143,8 +144,10 @@ def test_nobody_approves_what_they_asked_for(office: Office) -> None:
     office.opens()
     error = office.refused(approve, str(office.asked().id), "--yes")
     assert (error.reason_code, error.exit_code) == ("own_approval", REFUSED)
-    # Nor with another name for the same key, which the configuration refuses; nor by the ledger:
-    office.edits(approved_by="alice", approval_signature=office.newest().request_signature)
+    # Nor past the command, by a signature of their own that is written into the ledger.
+    key = SigningKey.load(office.folder / "alice.key")
+    signed = statements.signature(office.newest(), Role.APPROVAL, "alice", key)
+    office.edits(approved_by="alice", approval_signature=signed)
     office.yard.tick(3)
     assert office.yard.desk.get(1).reason_code == "approval_forged"
 
