@@ -4,6 +4,7 @@ The ledger holds them and is not believed: whoever relies on one verifies the si
 the configuration (`scheduler.statements`).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,6 +19,7 @@ from ledger.states import Kind
 class Action(StrEnum):
     """What may need two people."""
 
+    START_URGENT = "start_urgent"  # windows are ignored, and others wait
     REENCRYPT = "reencrypt"  # new data keys: nothing undoes it
     UNDO = "undo"  # old wraps come back
     RESTORE = "restore"  # wraps of a backup come back
@@ -26,8 +28,19 @@ class Action(StrEnum):
     RETIRE = "retire"  # a KEK version is disabled
 
 
-OF_KIND = {Kind.REENCRYPT: Action.REENCRYPT, Kind.UNDO: Action.UNDO}
-"""The action that opening a campaign of some kind is."""
+_OF_KIND = {Kind.REENCRYPT: Action.REENCRYPT, Kind.UNDO: Action.UNDO}
+
+
+def opening(kind: Kind, required: Collection[Action], *, urgent: bool) -> Action | None:
+    """Return which of the actions that need two people opening a campaign is, if it is one.
+
+    Args:
+        kind: what the campaign does.
+        required: the actions that need two people.
+        urgent: whether it is an urgent one.
+    """
+    actions = [_OF_KIND.get(kind), Action.START_URGENT if urgent else None]
+    return next((action for action in actions if action in required), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class Request:
         follows: the campaign whose wraps are sealed or undone; None for every other kind.
         backs_up: whether each wrap is backed up before it is replaced.
         escrow: whether the backup holds the data keys themselves too.
+        run_window: when it may run (`workers.windows`); empty: as the configuration says.
+        finish_by: when it is to be finished; None where nobody waits for it.
+        urgent: whether it ignores windows and goes before every other.
     """
 
     kind: Kind
@@ -78,6 +81,9 @@ class Request:
     follows: int | None = None
     backs_up: bool = False
     escrow: bool = False
+    run_window: str = ""
+    finish_by: datetime | None = None
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +112,9 @@ class Campaign:
     follows: int | None = None
     backs_up: bool = False
     escrow: bool = False
+    run_window: str = ""
+    finish_by: datetime | None = None
+    urgent: bool = False
     nonce: UUID = field(default_factory=uuid4, repr=False)
 
     @property
@@ -140,14 +149,15 @@ class Campaign:
         return self.selection is Selection.ALL or (selects(self.selection, version) and not there)
 
 
-_COLUMNS = (
+COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
     "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
-    "plan_of, follows, backs_up, escrow, nonce"
+    "plan_of, follows, backs_up, escrow, nonce, run_window, finish_by, urgent"
 )
 
 
-def _campaign(row: RowMapping) -> Campaign:
+def of_row(row: RowMapping) -> Campaign:
+    """Return the campaign of a row with the columns `COLUMNS`."""
     values = dict(row)
     values["kind"] = Kind(row["kind"])
     values["state"] = State(row["state"])
@@ -175,9 +185,9 @@ def request(connection: Connection, asked: Request) -> int:
             text(
                 "INSERT INTO campaign"
                 " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by,"
-                " plan_of, follows, backs_up, escrow) VALUES"
+                " plan_of, follows, backs_up, escrow, run_window, finish_by, urgent) VALUES"
                 " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan,"
-                " :follows, :backs_up, :escrow)"
+                " :follows, :backs_up, :escrow, :run_window, :finish_by, :urgent)"
                 " RETURNING id"
             ),
             {
@@ -193,6 +203,9 @@ def request(connection: Connection, asked: Request) -> int:
                 "follows": asked.follows,
                 "backs_up": asked.backs_up,
                 "escrow": asked.escrow,
+                "run_window": asked.run_window,
+                "finish_by": asked.finish_by,
+                "urgent": asked.urgent,
             },
         ).scalar_one()
     )
@@ -269,47 +282,34 @@ def get(connection: Connection, campaign_id: int) -> Campaign | None:
     """Return a campaign, or None where there is none of that id."""
     row = (
         connection.execute(
-            text(f"SELECT {_COLUMNS} FROM campaign WHERE id = :id"),  # noqa: S608 - a constant
+            text(f"SELECT {COLUMNS} FROM campaign WHERE id = :id"),  # noqa: S608 - a constant
             {"id": campaign_id},
         )
         .mappings()
         .one_or_none()
     )
-    return _campaign(row) if row else None
+    return of_row(row) if row else None
 
 
 def recent(connection: Connection, limit: int = 20) -> list[Campaign]:
     """Return the newest campaigns, the newest first."""
     rows = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM campaign ORDER BY id DESC LIMIT :limit"),  # noqa: S608
+        text(f"SELECT {COLUMNS} FROM campaign ORDER BY id DESC LIMIT :limit"),  # noqa: S608
         {"limit": limit},
     ).mappings()
-    return [_campaign(row) for row in rows]
-
-
-def newest_finished(
-    connection: Connection, kind: Kind, store: str, limit: int = 10
-) -> list[Campaign]:
-    """Return the campaigns of a kind over a store that ran to their end, the newest first."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM campaign"  # noqa: S608 - a constant
-            " WHERE kind = :kind AND store = :store"
-            " AND state IN ('complete', 'complete_with_exceptions')"
-            " ORDER BY finished_at DESC LIMIT :limit"
-        ),
-        {"kind": kind, "store": store, "limit": limit},
-    ).mappings()
-    return [_campaign(row) for row in rows]
+    return [of_row(row) for row in rows]
 
 
 def open_campaigns(connection: Connection) -> list[Campaign]:
-    """Return the campaigns that are not finished, the oldest first."""
+    """Return the campaigns that are not finished, urgent ones and then the oldest first."""
     rows = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM campaign WHERE state = ANY(:open) ORDER BY id"),  # noqa: S608
+        text(
+            f"SELECT {COLUMNS} FROM campaign WHERE state = ANY(:open)"  # noqa: S608
+            " ORDER BY urgent DESC, id"
+        ),
         {"open": list(OPEN)},
     ).mappings()
-    return [_campaign(row) for row in rows]
+    return [of_row(row) for row in rows]
 
 
 def step(
@@ -356,30 +356,6 @@ def step(
         },
     )
     return changed.rowcount == 1
-
-
-def is_unwound(connection: Connection, campaign_id: int) -> bool:
-    """Whether a campaign's wraps were sealed or undone since, all of them."""
-    return bool(
-        connection.scalar(
-            text(
-                "SELECT EXISTS (SELECT 1 FROM campaign WHERE follows = :id AND state = 'complete')"
-            ),
-            {"id": campaign_id},
-        )
-    )
-
-
-def unwound_by(connection: Connection, campaign_id: int) -> list[Campaign]:
-    """Return the finished campaigns that sealed or undid a campaign's wraps, in their order."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM campaign WHERE follows = :id"  # noqa: S608 - a constant
-            " AND state IN ('complete', 'complete_with_exceptions') ORDER BY id"
-        ),
-        {"id": campaign_id},
-    ).mappings()
-    return [_campaign(row) for row in rows]
 
 
 def count_pass(connection: Connection, campaign_id: int) -> None:

@@ -36,6 +36,7 @@ class Progress:
         unclaimed: shards whose offers lapsed, one after another, without a claim.
         rate_per_s: blobs decided a second since the first shard was claimed.
         verified: blobs of the sample that the verifying task opened.
+        worked: from the first claim to the last end, or until now; None: nothing was claimed.
     """
 
     scanned: int
@@ -45,6 +46,7 @@ class Progress:
     unclaimed: int
     rate_per_s: float | None
     verified: int
+    worked: tuple[datetime, datetime] | None = None
 
     @property
     def decided(self) -> int:
@@ -96,7 +98,8 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
     counts = {o: int(sum(getattr(row, o) for row in work)) for o in Outcome}
     scanned = int(sum(row.total for row in work))
     done = scanned if kind in COUNTING else sum(counts.values())
-    seconds = _seconds(work)
+    worked = _worked(work)
+    seconds = (worked[1] - worked[0]).total_seconds() if worked else 0.0
     proofs = [r for r in rows if r.kind == ShardKind.VERIFY and r.state == ShardState.DONE]
     return Progress(
         scanned=scanned,
@@ -107,19 +110,20 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
         rate_per_s=done / seconds if seconds and done else None,
         # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
         verified=int(sum(row.total if kind in OPENING else row.current for row in proofs)),
+        worked=worked,
     )
 
 
-def _seconds(work: Sequence[Row[Any]]) -> float:
-    """How long the work has taken since its first shard was claimed."""
+def _worked(work: Sequence[Row[Any]]) -> tuple[datetime, datetime] | None:
+    """Return from when to when the work was done: since its first shard was claimed."""
     started = [row.started_at for row in work if row.started_at]
     if not started:
-        return 0.0
+        return None
     if all(row.state == ShardState.DONE for row in work):
         end = max(row.finished_at for row in work)
     else:
         end = work[0].now
-    return float((end - min(started)).total_seconds())
+    return min(started), end
 
 
 def counts(connection: Connection, campaign_id: int, kind: ShardKind) -> dict[Outcome, int]:

@@ -10,6 +10,9 @@ from keywrap.keys import KeyVersion
 QUEUE = "rewrap"
 """The default queue: of every worker, unless its configuration names others."""
 
+_URGENT = "!"
+"""Begins the name of an urgent queue, and of no other: no configuration can name one."""
+
 QueueOf = Callable[[KeyVersion], str]
 """Names the queue of the hosts that can open the wraps of a KEK version."""
 
@@ -23,6 +26,16 @@ _Item = TypeVar("_Item")
 def everyone(_version: KeyVersion) -> str:
     """Name the default queue, whatever the KEK version: any worker can open its wraps."""
     return QUEUE
+
+
+def urgent(queue: str) -> str:
+    """Name the queue beside a queue whose messages are taken first."""
+    return _URGENT + queue
+
+
+def is_urgent(queue: str) -> bool:
+    """Whether it is the urgent one beside another queue."""
+    return queue.startswith(_URGENT)
 
 
 def of_verifiers(queue_of: QueueOf, verify_queue: str) -> QueueOf:

@@ -74,6 +74,9 @@ campaign = Table(
     # Whether a person has resumed it after a gate stopped it: the gate does not stop it again.
     Column("gates_passed", Boolean, nullable=False, server_default=text("false")),
     Column("store", Text, nullable=False, server_default=""),
+    Column("run_window", Text, nullable=False, server_default=""),  # empty: as configured
+    Column("finish_by", DateTime(timezone=True)),
+    Column("urgent", Boolean, nullable=False, server_default=text("false")),
     Column("requested_by", Text, nullable=False),
     _now(),
     Column("started_at", DateTime(timezone=True)),

@@ -1,46 +1,31 @@
 """Advancing a campaign: what the tick does in each state, all of it decided from the ledger."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from keywrap.rewrapping import Outcome, Prove
 from ledger import backups, campaigns, progress, queues, samples, shards, wishes
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
-from ledger.queues import QueueOf
 from ledger.states import MOVING, OPENING, REWRAPPING, Kind, ShardKind, ShardState, State
 from scheduler import awaiting, gates
 from scheduler.gates import Stop
+from scheduler.rules import DEFAULT_RULES, Rules
 from tasks.scans import MAX_PASSES
-from workers.approvals_table import Approvals
-from workers.settings import DEFAULT_GATES, Gates
 
 _PASSES_FOR_CONFLICTS = MAX_PASSES - 2
 """The last two passes are for fresh scans: one whose stragglers are moved, and one to end."""
 
-NO_APPROVALS = Approvals()
-
 _IN_WORK = (ShardState.OFFERED, ShardState.LEASED)
 
 
-def advance(
-    connection: Connection,
-    campaign: Campaign,
-    scan_parts: int,
-    queue_of: QueueOf = queues.everyone,
-    limits: Gates = DEFAULT_GATES,
-    approvals: Approvals = NO_APPROVALS,
-) -> bool:
+def advance(connection: Connection, campaign: Campaign, rules: Rules = DEFAULT_RULES) -> bool:
     """Take a campaign one step further, if it is ready for one.
 
     Args:
         connection: the transaction.
         campaign: the campaign.
-        scan_parts: how many parts the store is scanned in.
-        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
-        limits: when it stops by itself.
-        approvals: what needs two people.
+        rules: what decides.
 
     Returns:
         Whether it stepped.
@@ -48,26 +33,10 @@ def advance(
     step = _STEPS.get(campaign.state)
     if step is None:
         return False
-    done = progress.read(connection, campaign.id, campaign.kind)
-    return step(connection, campaign, done, _Rules(scan_parts, queue_of, limits, approvals))
+    return step(connection, campaign, progress.read(connection, campaign.id, campaign.kind), rules)
 
 
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """How work is cut into shards, when it may begin, and when it stops."""
-
-    scan_parts: int
-    queue_of: QueueOf
-    limits: Gates
-    approvals: Approvals
-
-    @property
-    def verifiers_of(self) -> QueueOf:
-        """Names the queue of the hosts that verify the wraps of a KEK version."""
-        return queues.of_verifiers(self.queue_of, self.limits.verify_queue)
-
-
-def _plan(connection: Connection, campaign: Campaign, _done: Progress, rules: _Rules) -> bool:
+def _plan(connection: Connection, campaign: Campaign, _done: Progress, rules: Rules) -> bool:
     if not awaiting.may_begin(connection, campaign, rules.approvals):
         return False
     # The step first, here and below: a tick that is late finds the state changed, and adds nothing.
@@ -82,7 +51,7 @@ def _add_scan(connection: Connection, campaign: Campaign, kind: ShardKind, scan_
         shards.add(connection, campaign.id, kind, part=part, parts=scan_parts)
 
 
-def _inventory(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
+def _inventory(connection: Connection, campaign: Campaign, done: Progress, rules: Rules) -> bool:
     if not _all_done(done, ShardKind.INVENTORY):
         return False
     if campaign.kind is Kind.INVENTORY:
@@ -106,7 +75,7 @@ def _back_up(connection: Connection, campaign: Campaign) -> bool:
     return True
 
 
-def _backup(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
+def _backup(connection: Connection, campaign: Campaign, done: Progress, rules: Rules) -> bool:
     if not _all_done(done, ShardKind.BACKUP):
         return False
     if backups.list_parts_due(connection, campaign.id):
@@ -118,7 +87,7 @@ def _backup(connection: Connection, campaign: Campaign, done: Progress, rules: _
     return _begin(connection, campaign, rules)
 
 
-def _begin(connection: Connection, campaign: Campaign, rules: _Rules) -> bool:
+def _begin(connection: Connection, campaign: Campaign, rules: Rules) -> bool:
     is_new = campaign.kind in REWRAPPING and campaign.passes == 0
     if not is_new or rules.limits.canary == 0:
         return campaigns.step(connection, campaign.id, State.RUNNING)
@@ -128,7 +97,7 @@ def _begin(connection: Connection, campaign: Campaign, rules: _Rules) -> bool:
     return True
 
 
-def _canary(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
+def _canary(connection: Connection, campaign: Campaign, done: Progress, rules: Rules) -> bool:
     if not _all_done(done, ShardKind.VERIFY) and not queues.any_canary_is_back(
         connection, campaign.id
     ):
@@ -138,7 +107,7 @@ def _canary(connection: Connection, campaign: Campaign, done: Progress, rules: _
     return campaigns.step(connection, campaign.id, State.RUNNING)
 
 
-def _canary_stop(connection: Connection, campaign: Campaign, rules: _Rules) -> Stop | None:
+def _canary_stop(connection: Connection, campaign: Campaign, rules: Rules) -> Stop | None:
     if campaign.gates_passed or not campaign.has_canary_out:
         return None
     counts = progress.counts(connection, campaign.id, ShardKind.VERIFY)
@@ -155,7 +124,7 @@ def _stop(connection: Connection, campaign: Campaign, stop: Stop) -> bool:
     )
 
 
-def _running(connection: Connection, campaign: Campaign, done: Progress, rules: _Rules) -> bool:
+def _running(connection: Connection, campaign: Campaign, done: Progress, rules: Rules) -> bool:
     stop = _canary_stop(connection, campaign, rules)
     if not campaign.gates_passed:
         stop = stop or gates.of_run(done, rules.limits)
@@ -176,7 +145,7 @@ def _running(connection: Connection, campaign: Campaign, done: Progress, rules: 
     return True
 
 
-def _verifying(connection: Connection, campaign: Campaign, done: Progress, _rules: _Rules) -> bool:
+def _verifying(connection: Connection, campaign: Campaign, done: Progress, _rules: Rules) -> bool:
     if not (_all_done(done, ShardKind.STRAGGLERS) and _all_done(done, ShardKind.VERIFY)):
         return False
     if campaign.kind in MOVING and not _all_done(done, ShardKind.REWRAP):
@@ -192,11 +161,11 @@ def _verifying(connection: Connection, campaign: Campaign, done: Progress, _rule
     return campaigns.step(connection, campaign.id, end)
 
 
-def _pausing(connection: Connection, campaign: Campaign, done: Progress, _rules: _Rules) -> bool:
+def _pausing(connection: Connection, campaign: Campaign, done: Progress, _rules: Rules) -> bool:
     return _come_to_rest(connection, campaign, done, State.PAUSED)
 
 
-def _cancelling(connection: Connection, campaign: Campaign, done: Progress, _rules: _Rules) -> bool:
+def _cancelling(connection: Connection, campaign: Campaign, done: Progress, _rules: Rules) -> bool:
     return _come_to_rest(connection, campaign, done, State.CANCELLED)
 
 
@@ -217,7 +186,7 @@ def _all_done(done: Progress, kind: ShardKind) -> bool:
     return done.count(kind) == done.count(kind, ShardState.DONE)
 
 
-_STEPS: dict[State, Callable[[Connection, Campaign, Progress, _Rules], bool]] = {
+_STEPS: dict[State, Callable[[Connection, Campaign, Progress, Rules], bool]] = {
     State.PLANNED: _plan,
     State.AWAITING_APPROVAL: _plan,
     State.INVENTORY: _inventory,

@@ -5,7 +5,8 @@ signatures are of two people whatever accounts they share.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 
 from keywrap.signing import SigningKey
 from ledger import approvals, campaigns
-from ledger.approvals import OF_KIND, Action, Approval
+from ledger.approvals import Action, Approval
 from ledger.campaigns import Request
 from ledger.connection import Connection
 from ledger.states import State
@@ -153,50 +154,71 @@ def permit(
     return Permit(known)
 
 
-def open_campaign(desk: Desk, request: Request, reason: str = "") -> int:
-    """Write a request for a campaign into the ledger; it waits for a second person where wanted.
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Requests for campaigns that wait for a second person where one is wanted.
+
+    Attributes:
+        desk: the operator's desk.
+        connection: the transaction of the requests.
+        reason: why to go ahead without a second person; empty: not to.
+        filed: what was asked for.
+    """
+
+    desk: Desk
+    connection: Connection
+    reason: str
+    filed: list[Approval]
+
+    def request(self, request: Request) -> int:
+        """Write a request for a campaign into the ledger; return the campaign's id.
+
+        Raises:
+            DeskError: who is asking is not known.
+            RequestRefusedError: another open campaign moves some of the same blobs.
+        """
+        rules = self.desk.settings.approvals
+        action = approvals.opening(request.kind, rules.required, urgent=request.urgent)
+        if action is None and self.reason:
+            raise no_glass(request.kind)
+        if action is None:
+            return campaigns.request(self.connection, request)
+        who = _breaking(self.desk) if self.reason else person(self.desk)
+        campaign_id = campaigns.request(self.connection, request)
+        campaign = campaigns.get(self.connection, campaign_id)
+        assert campaign is not None  # noqa: S101 - just now it was made
+        campaigns.step(
+            self.connection,
+            campaign_id,
+            State.AWAITING_APPROVAL,
+            reason_code="approval_wanted",
+            reason="a second person must approve exactly this plan",
+        )
+        at = approvals.in_seconds(self.connection, rules.expires_s)
+        plan = statements.plan_of(campaign)
+        asked = _signed(action, plan, at, who, self.reason, campaign_id)
+        self.filed.append(replace(asked, id=approvals.file(self.connection, asked)))
+        return campaign_id
+
+
+@contextmanager
+def opening(desk: Desk, reason: str = "") -> Iterator[Opening]:
+    """Open campaigns in one transaction, and tell of what waits for a second person then.
 
     Args:
         desk: the operator's desk.
-        request: what is asked for.
         reason: why to go ahead without a second person; empty: not to.
-
-    Returns:
-        The campaign's id.
-
-    Raises:
-        DeskError: who is asking is not known.
-        RequestRefusedError: another open campaign moves some of the same blobs.
     """
-    action = OF_KIND.get(request.kind)
-    rules = desk.settings.approvals
-    if action not in rules.required:
-        if reason:
-            raise no_glass(request.kind)
-        with desk.ledger.begin() as connection:
-            return campaigns.request(connection, request)
-    who = _breaking(desk) if reason else person(desk)
-    with noting(desk) as journal:
-        with desk.ledger.begin() as connection:
-            campaign_id = campaigns.request(connection, request)
-            campaign = campaigns.get(connection, campaign_id)
-            assert campaign is not None  # noqa: S101 - just now it was made
-            campaigns.step(
-                connection,
-                campaign_id,
-                State.AWAITING_APPROVAL,
-                reason_code="approval_wanted",
-                reason="a second person must approve exactly this plan",
-            )
-            at = approvals.in_seconds(connection, rules.expires_s)
-            asked = _signed(action, statements.plan_of(campaign), at, who, reason, campaign_id)
-            asked = replace(asked, id=approvals.file(connection, asked))
-        _note(journal.acted, asked)
-    if reason:
-        shout(asked)
-    else:
-        click.echo(f"it waits for a second person; next: rewrap approve {asked.id}")
-    return campaign_id
+    with noting(desk) as journal, desk.ledger.begin() as connection:
+        opened = Opening(desk, connection, reason, [])
+        yield opened
+        for asked in opened.filed:  # before the commit: nothing waits that is in no trail
+            _note(journal.acted, asked)
+    for asked in opened.filed:
+        if asked.reason:
+            shout(asked)
+        else:
+            click.echo(f"it waits for a second person; next: rewrap approve {asked.id}")
 
 
 def _known(desk: Desk, action: Action, plan: str) -> Approval | None:
@@ -218,12 +240,11 @@ def _ask(desk: Desk, action: Action, plan: str, campaign_id: int | None) -> Appr
 def _file(
     desk: Desk, action: Action, plan: str, who: Person, reason: str, campaign_id: int | None
 ) -> Approval:
-    with noting(desk, campaign_id or 0) as journal:
-        with desk.ledger.begin() as connection:
-            at = approvals.in_seconds(connection, desk.settings.approvals.expires_s)
-            asked = _signed(action, plan, at, who, reason, campaign_id)
-            asked = replace(asked, id=approvals.file(connection, asked))
-        _note(journal.acted, asked)
+    with noting(desk, campaign_id or 0) as journal, desk.ledger.begin() as connection:
+        at = approvals.in_seconds(connection, desk.settings.approvals.expires_s)
+        asked = _signed(action, plan, at, who, reason, campaign_id)
+        asked = replace(asked, id=approvals.file(connection, asked))
+        _note(journal.acted, asked)  # before the commit: nothing counts that is in no trail
     return asked
 
 

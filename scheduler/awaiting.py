@@ -3,7 +3,7 @@
 import logging
 
 from ledger import approvals, campaigns
-from ledger.approvals import OF_KIND, Approval
+from ledger.approvals import Approval
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.states import State
@@ -25,8 +25,8 @@ def may_begin(connection: Connection, campaign: Campaign, rules: Approvals) -> b
         campaign: a campaign that is planned, or waits for its approval.
         rules: what needs two people, and who they are.
     """
-    action = OF_KIND.get(campaign.kind)
-    if action not in rules.required:
+    action = approvals.opening(campaign.kind, rules.required, urgent=campaign.urgent)
+    if action is None:
         return True
     found = approvals.of_opening(connection, campaign.id, action)
     if found is None:

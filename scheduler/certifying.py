@@ -16,6 +16,7 @@ from ledger import (
     campaigns,
     certificates,
     findings,
+    history,
     progress,
     publications,
 )
@@ -195,7 +196,7 @@ def _shared(subject: Subject) -> dict[str, Any]:
 
 
 def _unwound(subject: Subject) -> dict[str, Any]:
-    ended = campaigns.unwound_by(subject.connection, subject.campaign.id)
+    ended = history.unwound_by(subject.connection, subject.campaign.id)
     return {"followed_by": [{"campaign": c.id, "kind": c.kind.value} for c in ended]}
 
 

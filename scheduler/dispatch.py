@@ -6,17 +6,19 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ledger import audit, blocking, campaigns, exhaustion, progress, queues, rotations, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
-from ledger.queues import QueueOf
 from ledger.shards import Offer
 from ledger.states import REWRAPPING, ShardKind, State
-from scheduler.advance import NO_APPROVALS, advance
-from workers.approvals_table import Approvals
+from scheduler import windows
+from scheduler.advance import advance
+from scheduler.rules import DEFAULT_RULES, Rules
 from workers.broker import BrokerUnavailableError
-from workers.settings import DEFAULT_GATES, Gates, Scheduler
+from workers.settings import Scheduler
+from workers.windows import ALWAYS
 
 logger = logging.getLogger(__name__)
 
@@ -44,26 +46,16 @@ class Dispatcher:
         ledger: the ledger.
         settings: how to hand shards out.
         send: sends the message of one offer.
-        queue_of: names the queue of the hosts that can open the wraps of a KEK version.
-        gates: when a campaign stops by itself.
-        approvals: what needs two people.
+        rules: what decides about campaigns.
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        settings: Scheduler,
-        send: Send,
-        queue_of: QueueOf = queues.everyone,
-        gates: Gates = DEFAULT_GATES,
-        approvals: Approvals = NO_APPROVALS,
+        self, ledger: Ledger, settings: Scheduler, send: Send, rules: Rules = DEFAULT_RULES
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._send = send
-        self._queue_of = queue_of
-        self._gates = gates
-        self._approvals = approvals
+        self._rules = replace(rules, scan_parts=settings.scan_parts)
         self._broker_is_away = False
 
     def tick(self) -> bool:
@@ -97,14 +89,7 @@ class Dispatcher:
         stepped, offers = False, []
         for campaign in opened:
             with self._ledger.begin() as connection:  # one campaign's trouble is not another's
-                stepped |= advance(
-                    connection,
-                    campaign,
-                    self._settings.scan_parts,
-                    self._queue_of,
-                    self._gates,
-                    self._approvals,
-                )
+                stepped |= advance(connection, campaign, self._rules)
             with self._ledger.begin() as connection:
                 offers += self._offer(connection, campaign)
         self._publish(offers)
@@ -112,7 +97,7 @@ class Dispatcher:
 
     def _offer(self, connection: Connection, campaign: Campaign) -> list[Offer]:
         now = campaigns.get(connection, campaign.id)
-        if now is None:
+        if now is None or not self._is_open(connection, now):
             return []
         window, state = self._settings.window, now.state
         if state is State.RUNNING and now.kind in REWRAPPING:
@@ -125,7 +110,18 @@ class Dispatcher:
         kinds = _OFFERS_IN.get(state, ())
         if window == 0 or not kinds:
             return []
-        return shards.offer(connection, now.id, window, self._settings.claim_s, kinds)
+        offers = shards.offer(connection, now.id, window, self._settings.claim_s, kinds)
+        if not now.urgent:
+            return offers
+        return [replace(offer, queue=queues.urgent(offer.queue)) for offer in offers]
+
+    def _is_open(self, connection: Connection, campaign: Campaign) -> bool:
+        """Whether a campaign may run now, by the database's clock.
+
+        A shard that is in work when a window closes is worked to its end.
+        """
+        calendar = windows.of(campaign, self._rules.windows)
+        return calendar is ALWAYS or calendar.is_open(progress.now(connection))
 
     def _publish(self, offers: Sequence[Offer]) -> None:
         try:

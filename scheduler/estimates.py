@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from keywrap.rewrapping import Outcome, Prove
-from ledger import campaigns, progress
+from ledger import history, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.samples import SHARD_BLOBS, proof_size
@@ -168,7 +168,7 @@ def rate(connection: Connection, plan: Campaign, sampled_per_s: float | None) ->
         sampled_per_s: the rate of its own sample.
     """
     assert plan.plan_of is not None  # noqa: S101 - a CHECK of the ledger
-    for finished in campaigns.newest_finished(connection, plan.plan_of, plan.store):
+    for finished in history.newest_finished(connection, plan.plan_of, plan.store):
         done = progress.read(connection, finished.id, finished.kind)
         # One that found most of its blobs in place says nothing of how fast others move.
         if done.rate_per_s and 2 * done.counts[Outcome.REWRAPPED] >= done.decided:

@@ -10,11 +10,12 @@ from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
 from scheduler.dispatch import Dispatcher, Send
 from scheduler.headkeeper import HeadKeeper
+from scheduler.rules import Rules
 from scheduler.stopping import Stop
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
-from workers.composition import ledger_of, queue_of
+from workers.composition import ledger_of
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -54,14 +55,7 @@ def run(settings: Settings) -> None:
     app = make_app(settings.broker.url)
     head = HeadKeeper(settings, ledger)
     head.start()
-    dispatcher = Dispatcher(
-        ledger,
-        settings.scheduler,
-        sender(app),
-        queue_of(settings),
-        settings.gates,
-        settings.approvals,
-    )
+    dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))
     logger.info("scheduler ready")
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s

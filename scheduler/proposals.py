@@ -2,6 +2,7 @@
 
 import shlex
 from dataclasses import dataclass
+from datetime import datetime
 
 from keywrap.config import KeywrapConfig
 from keywrap.keys import KeyVersion
@@ -49,6 +50,9 @@ class Proposal:
         config: the store and the keys.
         backs_up: whether each wrap is backed up before it is replaced.
         escrow: whether the backup holds the data keys themselves too.
+        run_window: when it may run; empty: as the configuration says.
+        finish_by: when it is to be finished; None where nobody waits for it.
+        urgent: whether it ignores windows and goes before every other.
     """
 
     kind: Kind
@@ -60,6 +64,9 @@ class Proposal:
     config: KeywrapConfig
     backs_up: bool = False
     escrow: bool = False
+    run_window: str = ""
+    finish_by: datetime | None = None
+    urgent: bool = False
 
     def request(self) -> Request:
         """Return the request for the campaign."""
@@ -73,6 +80,9 @@ class Proposal:
             store=self.config.store.place,
             backs_up=self.backs_up,
             escrow=self.escrow,
+            run_window=self.run_window,
+            finish_by=self.finish_by,
+            urgent=self.urgent,
         )
 
     def plan_request(self, sample_size: int) -> Request:
@@ -110,7 +120,15 @@ class Proposal:
             f"  prove  {self.proof.sentence()}",
             f"  undo   {self._undo()}",
             f"  backup {self._backup()}",
+            *([f"  when   {when}"] if (when := self._when()) else []),
         ]
+
+    def _when(self) -> str:
+        if self.urgent:
+            return "now, whatever the window, and before every other campaign"
+        by = f", to be finished by {self.finish_by:%Y-%m-%d %H:%M} UTC" if self.finish_by else ""
+        window = self.run_window or ("as [windows] says" if by else "")
+        return f"{window}{by}"
 
     def _undo(self) -> str:
         if self.kind is Kind.REENCRYPT:

@@ -55,13 +55,16 @@ def _panel(status: Status) -> Table:
     table.add_row("state", Text(_state(status)))
     scope = f"prefix {plain(campaign.prefix)!r}" if campaign.prefix else "the whole store"
     proof = f", prove {campaign.prove}" if campaign.prove else ""
-    table.add_row("scope", Text(f"{scope}{proof}"))
+    urgent = ", urgent" if campaign.urgent else ""
+    table.add_row("scope", Text(f"{scope}{proof}{urgent}"))
     counts = ", ".join(f"{done.counts[o]:,} {o}" for o in Outcome if done.counts[o])
     pending = "" if campaign.kind in COUNTING else f" · {done.pending:,} pending"
     table.add_row("blobs", Text(f"{done.scanned:,} scanned{pending} · {counts or 'none decided'}"))
     if done.rate_per_s:
         eta = f" · ETA {status.eta_s:,.0f} s" if status.eta_s else ""
         table.add_row("rate", Text(f"{done.rate_per_s:,.0f}/s{eta}"))
+    if status.forecast:
+        table.add_row("forecast", Text(status.forecast.sentence()))
     if done.verified and campaign.kind not in OPENING:
         table.add_row("proof", Text(f"{done.verified:,} sampled blobs opened, content and all"))
     if status.proves:

@@ -52,6 +52,7 @@ def plan_of(campaign: Campaign) -> str:
             "follows": campaign.follows,
             "backs_up": campaign.backs_up,
             "escrow": campaign.escrow,
+            "urgent": campaign.urgent,
         }
     )
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from keywrap.rewrapping import Outcome
-from ledger import approvals, campaigns, progress
+from ledger import approvals, campaigns, history, progress
 from ledger.approvals import Approval
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
@@ -13,6 +13,10 @@ from ledger.progress import Progress
 from ledger.states import COUNTING, KEEPING, RESUMABLE, Kind, State
 from scheduler import confidence
 from scheduler.waits import Wait, why
+from scheduler.windows import Forecast, forecast, of
+from workers.windows import ALWAYS, Calendar, Windows
+
+_ANY_TIME = Windows()
 
 MOVING_STATES = RESUMABLE - {State.PLANNED}
 
@@ -27,15 +31,38 @@ class Status:
     failures: dict[tuple[str, str], int]
     keeps_previous: bool
     is_unwound: bool = False
+    calendar: Calendar = ALWAYS
+    now: datetime | None = None
     approvals: tuple[Approval, ...] = ()
 
     @property
     def eta_s(self) -> float | None:
         """Seconds until the last blob is decided at the rate so far; None where unknown."""
-        rate = self.progress.rate_per_s
+        rate = self._rate_per_s
         if self.campaign.state not in MOVING_STATES or not rate or self.campaign.kind in COUNTING:
             return None
-        return self.progress.pending / rate
+        left_s = self.progress.pending / rate
+        if self.calendar is ALWAYS or self.now is None:
+            return left_s
+        end = self.calendar.after(self.now, left_s)
+        return (end - self.now).total_seconds() if end else None
+
+    @property
+    def _rate_per_s(self) -> float | None:
+        """Blobs decided a second of the time in which it may run."""
+        done = self.progress
+        if self.calendar is ALWAYS or not done.rate_per_s or not done.worked:
+            return done.rate_per_s
+        open_s = self.calendar.open_seconds(*done.worked)
+        return done.decided / open_s if open_s > 0 else done.rate_per_s
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """Whether it will be finished in time; None where nobody waits for it, or it is over."""
+        by, now = self.campaign.finish_by, self.now
+        if by is None or now is None or self.campaign.is_finished:
+            return None
+        return forecast(self.calendar, by, now, self.progress.pending, self._rate_per_s)
 
     @property
     def proves(self) -> str | None:
@@ -80,7 +107,7 @@ class Status:
             "proves": self.proves,
             "rate_per_s": round(done.rate_per_s, 1) if done.rate_per_s else None,
             "eta_s": round(self.eta_s, 1) if self.eta_s is not None else None,
-            "forecast": None,
+            "forecast": self.forecast.document() if self.forecast else None,
             "pace": None,
             "kms_requests": done.kms_requests,
             "unsealed": done.counts[Outcome.REWRAPPED] if self._leaves_previous else 0,
@@ -98,13 +125,16 @@ class Status:
         }
 
 
-def read(ledger: Ledger, campaign_id: int, *, keeps_previous: bool) -> Status | None:
+def read(
+    ledger: Ledger, campaign_id: int, *, keeps_previous: bool, windows: Windows = _ANY_TIME
+) -> Status | None:
     """Read a campaign's status, or None where there is no such campaign.
 
     Args:
         ledger: the ledger.
         campaign_id: the campaign.
         keeps_previous: whether rewraps leave the old wrap beside the new one.
+        windows: when campaigns may run.
     """
     with ledger.begin() as connection:
         campaign = campaigns.get(connection, campaign_id)
@@ -112,10 +142,13 @@ def read(ledger: Ledger, campaign_id: int, *, keeps_previous: bool) -> Status | 
             return None
         done = progress.read(connection, campaign_id, campaign.kind)
         failed = progress.failures(connection, campaign_id) if done.exceptions else {}
-        wait = why(connection, campaign, done)
-        is_unwound = campaigns.is_unwound(connection, campaign_id)
+        calendar, now = of(campaign, windows), progress.now(connection)
+        wait = why(connection, campaign, done, calendar)
+        is_unwound = history.is_unwound(connection, campaign_id)
         asked = tuple(approvals.pending(connection, campaign_id))
-        return Status(campaign, done, wait, failed, keeps_previous, is_unwound, asked)
+        return Status(
+            campaign, done, wait, failed, keeps_previous, is_unwound, calendar, now, asked
+        )
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -8,8 +8,9 @@ from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.queues import QUEUE
-from ledger.states import MOVING, State
+from ledger.states import MOVING, WORKING, State
 from scheduler.dispatch import HEARTBEAT
+from workers.windows import ALWAYS, Calendar
 
 _PERSON = {State.AWAITING_APPROVAL, State.PAUSED, State.STOPPED}
 _SILENT = timedelta(seconds=15)
@@ -28,7 +29,9 @@ class Wait:
     next_command: str | None = None
 
 
-def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
+def why(
+    connection: Connection, campaign: Campaign, done: Progress, calendar: Calendar = ALWAYS
+) -> Wait:
     """Say why a campaign waits and what the operator may do next."""
     if campaign.is_finished:
         return Wait(campaign.reason_code, campaign.reason, _after(campaign))
@@ -36,6 +39,11 @@ def why(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
         return Wait("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
     if campaign.state in _PERSON:
         return Wait(campaign.reason_code, campaign.reason, _person(connection, campaign))
+    return _closed(connection, campaign, calendar) or _idle(connection, campaign, done)
+
+
+def _idle(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
+    """Say why a campaign that may run does not, if so."""
     queued = queues.unserved(connection, campaign.id) if done.unclaimed else {}
     idle = [queue for queue, is_idle in queued.items() if is_idle]
     is_probed = QUEUE in queued or len(idle) < len(queued)
@@ -57,6 +65,19 @@ def _person(connection: Connection, campaign: Campaign) -> str:
         return f"rewrap resume {campaign.id}"
     asked = approvals.pending(connection, campaign.id)
     return f"rewrap approve {asked[0].id}" if asked else f"rewrap cancel {campaign.id}"
+
+
+def _closed(connection: Connection, campaign: Campaign, calendar: Calendar) -> Wait | None:
+    """Say when a campaign may run again, if it may not now."""
+    if calendar is ALWAYS or campaign.state not in WORKING:
+        return None
+    now = progress.now(connection)
+    at = calendar.opens_at(now)
+    if at == now:
+        return None
+    window = f"its window is {campaign.run_window}" if campaign.run_window else "[windows]"
+    again = f"it goes on at {at.isoformat(timespec='minutes')}" if at else "it never opens again"
+    return Wait("outside_window", f"{window}: {again}", f"rewrap status {campaign.id} --watch")
 
 
 def _nobody(idle: list[str]) -> Wait:

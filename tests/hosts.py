@@ -13,6 +13,7 @@ from ledger.shards import Offer
 from ledger.states import ShardKind
 from scheduler import status
 from scheduler.dispatch import Dispatcher
+from scheduler.rules import Rules
 from tests.worlds import KEK, OTHER_KEK
 from tests.yards import Yard
 
@@ -69,7 +70,9 @@ class Hosts(Yard):
             self.sent.append(offer)
             self.broker(offer)
 
-        return Dispatcher(self.ledger, self.settings, send, route(self.queues), self.gates)
+        return Dispatcher(
+            self.ledger, self.settings, send, Rules(queue_of=route(self.queues), limits=self.gates)
+        )
 
     def wait(self, campaign: int) -> tuple[str | None, str | None, str | None]:
         """Return why a campaign waits: the code, the next command, the sentence."""

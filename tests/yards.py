@@ -16,6 +16,7 @@ from ledger.progress import Progress
 from ledger.shards import Offer
 from ledger.states import FINISHED, REWRAPPING, Kind, ShardKind, State
 from scheduler.dispatch import Dispatcher
+from scheduler.rules import Rules
 from tasks import marks
 from tasks.backup import backup_shard, manifest_shard
 from tasks.rewrap import rewrap_shard
@@ -26,6 +27,7 @@ from tests.desks import Desk, desk_of
 from tests.worlds import LEGACY_KINDS, SimulatedCrash, World
 from workers.approvals_table import Approvals
 from workers.settings import Gates, Scheduler
+from workers.windows import Windows
 
 TASKS = {
     ShardKind.INVENTORY: inventory_shard,
@@ -54,6 +56,7 @@ class Yard:
         self.broker: Callable[[Offer], None] = self.work
         self.sent: list[Offer] = []
         self.approvals = Approvals()
+        self.windows = Windows()
         self.gates = Gates(canary=0)  # the tests of the canary set their own
         self.settings = Scheduler(window=4, claim_s=60, max_attempts=3, scan_parts=2)
         self.runtime = Runtime(
@@ -107,9 +110,8 @@ class Yard:
             self.sent.append(offer)
             self.broker(offer)
 
-        return Dispatcher(
-            self.ledger, self.settings, send, gates=self.gates, approvals=self.approvals
-        )
+        rules = Rules(limits=self.gates, approvals=self.approvals, windows=self.windows)
+        return Dispatcher(self.ledger, self.settings, send, rules)
 
     def let_time_pass(self) -> None:
         """Let every offer, lease, delay and pause between probes be over."""

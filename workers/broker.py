@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
+from kombu.utils.scheduling import round_robin_cycle
+
+from ledger.queues import is_urgent
 
 _MENDED = {
     "redis_version": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
@@ -19,6 +22,15 @@ _OPTIONS = {"socket_connect_timeout": _CONNECT_S}
 
 class BrokerUnavailableError(Exception):
     """The broker does not take messages. Offers lapse and are made again."""
+
+
+class UrgentFirst(round_robin_cycle):
+    """The order in which a worker looks into its queues: urgent ones first, the others in turn."""
+
+    def consume(self, n: int) -> list[str]:
+        """Return the first `n` queues to look into."""
+        first: list[str] = super().consume(n)  # type: ignore[no-untyped-call]
+        return sorted(first, key=lambda queue: not is_urgent(queue))
 
 
 def greet(url: str) -> str | None:

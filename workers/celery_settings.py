@@ -25,6 +25,8 @@ SETTINGS: dict[str, object] = {
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
     "broker_transport_options": {
+        # Urgent queues first; the others in turn.
+        "queue_order_strategy": "workers.broker:UrgentFirst",
         "visibility_timeout": 600,
         "socket_timeout": 10,
         "socket_connect_timeout": 3,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from kombu.exceptions import OperationalError
 
+from ledger.queues import is_urgent
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
 
@@ -34,5 +35,6 @@ def served_queues(broker_url: str, timeout_s: float = _ANSWER_S) -> Mapping[str,
     served: dict[str, list[str]] = {}
     for worker, queues in sorted(answers.items()):
         for queue in queues:
-            served.setdefault(str(queue["name"]), []).append(worker)
+            if not is_urgent(queue["name"]):  # it stands beside another one
+                served.setdefault(str(queue["name"]), []).append(worker)
     return served

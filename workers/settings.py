@@ -18,6 +18,7 @@ from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
 from workers.approvals_table import Approvals, read_approvals
 from workers.audit_table import Audit, read_audit
+from workers.windows import Windows, read_windows
 
 DEFAULT_PATH = "rewrap.toml"
 _STATE_DIR = ".rewrap-state"
@@ -170,6 +171,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retire: Retire = Retire()
     certificate: Certificate = Certificate()
     approvals: Approvals = Approvals()
+    windows: Windows = Windows()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -211,6 +213,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         retire=_section("retire", Retire, table, {}),
         certificate=_section("certificate", Certificate, table, {}),
         approvals=read_approvals(table.pop("approvals", {})),
+        windows=read_windows(table.pop("windows", {})),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

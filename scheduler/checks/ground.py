@@ -8,7 +8,7 @@ from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
 from keywrap.kms import KeyProvider
 from keywrap.stores import Store, StoreError
-from ledger import campaigns
+from ledger import history
 from ledger.campaigns import Campaign
 from ledger.connection import Ledger
 from ledger.states import Kind
@@ -70,7 +70,7 @@ class Ground:
         """
         place = self.settings.keywrap.store.place
         with self.ledger.get().begin() as connection:
-            found = campaigns.newest_finished(connection, Kind.INVENTORY, place, limit=1)
+            found = history.newest_finished(connection, Kind.INVENTORY, place, limit=1)
         return found[0] if found else None
 
     def _greet(self) -> str | None:

@@ -159,12 +159,12 @@ def _say(asked: Approval) -> None:
 
 
 def _next(asked: Approval) -> str:
-    if asked.action in approvals.OF_KIND.values():
-        return f"rewrap status {asked.campaign_id} --watch"
     words = {
         Action.RESTORE: "rewrap backup restore …",
         Action.CUTOVER_ON: "rewrap cutover on",
         Action.RETRY_QUARANTINED: f"rewrap retry {asked.campaign_id} --quarantined",
         Action.RETIRE: "rewrap retire …",
     }
+    if asked.action not in words:
+        return f"rewrap status {asked.campaign_id} --watch"
     return f"{words[asked.action]} ({asked.requested_by}, exactly as before)"

@@ -25,7 +25,10 @@ def status_of(desk: Desk, campaign_id: int) -> Status:
         DeskError: there is none of that id, or the ledger does not answer.
     """
     found = read_status(
-        desk.ledger, campaign_id, keeps_previous=desk.settings.keywrap.store.keep_previous
+        desk.ledger,
+        campaign_id,
+        keeps_previous=desk.settings.keywrap.store.keep_previous,
+        windows=desk.settings.windows,
     )
     if found is None:
         desk.campaign(campaign_id)  # raises

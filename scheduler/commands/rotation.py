@@ -1,5 +1,6 @@
 """`rewrap rotate-kek`: a new KEK version, and the campaign that moves every wrap to it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -14,13 +15,13 @@ from keywrap.kms import (
 )
 from ledger import campaigns, rotations
 from ledger.campaigns import Request
-from ledger.connection import Connection
 from ledger.rotations import Rotation
 from ledger.states import Kind
 from scheduler import publishing, showing
+from scheduler.approving import break_glass, opening
 from scheduler.backing import backs_up
 from scheduler.commands.reading import as_json
-from scheduler.commands.starting import confirm, follow, wait, yes
+from scheduler.commands.starting import confirm, follow, run_window, urgent, wait, yes
 from scheduler.desk import DONE, REFUSED, UNREACHABLE, USAGE, Desk, DeskError, operator
 from scheduler.deskjournal import noting
 from scheduler.proofs import Proof, default_proof
@@ -36,13 +37,25 @@ LIMIT = "rotation_limit"
 
 @click.command("rotate-kek")
 @click.argument("key", required=False)
+@urgent
+@run_window
+@break_glass
 @yes
 @wait
 @click.option("--status", is_flag=True, help="Only say how far the last one is.")
 @as_json
 @click.pass_obj
-def rotate_kek(
-    desk: Desk, key: str | None, *, yes: bool, wait: bool, status: bool, as_json: bool
+def rotate_kek(  # noqa: PLR0913 - one for each word of the command line
+    desk: Desk,
+    key: str | None,
+    run_window: str,
+    *,
+    break_glass: str,
+    urgent: bool,
+    yes: bool,
+    wait: bool,
+    status: bool,
+    as_json: bool,
 ) -> int:
     """Create a new version of a KEK and move every wrap to it.
 
@@ -64,7 +77,7 @@ def rotate_kek(
     desk.ledger  # noqa: B018 - unreachable is said before the question
     is_published = desk.settings.keywrap.control is not None
     confirm(lambda: _show_plan(current, proof, is_published=is_published), yes=yes)
-    campaign_id = rotate(desk, provider, current, proof)
+    campaign_id = rotate(desk, provider, current, proof, How(run_window, urgent, break_glass))
     click.echo(f"next: rewrap status {campaign_id} --watch")
     return follow(desk, campaign_id) if wait else DONE
 
@@ -78,7 +91,31 @@ def _show_plan(current: KeyVersion, proof: Proof, *, is_published: bool) -> None
     click.echo("  the old version stays enabled: it is retired apart, when nothing needs it")
 
 
-def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof) -> int:
+@dataclass(frozen=True, slots=True)
+class How:
+    """How the campaign of a rotation is to run.
+
+    Attributes:
+        run_window: when it may; empty: as the configuration says.
+        urgent: whether it ignores windows and goes before every other.
+        break_glass: why to go ahead without a second person; empty: not to.
+    """
+
+    run_window: str = ""
+    urgent: bool = False
+    break_glass: str = ""
+
+
+_AS_CONFIGURED = How()
+
+
+def rotate(
+    desk: Desk,
+    provider: KeyProvider,
+    current: KeyVersion,
+    proof: Proof,
+    how: How = _AS_CONFIGURED,
+) -> int:
     """Take a rotation to its open campaign, from wherever an earlier run of it stopped.
 
     Returns:
@@ -109,12 +146,13 @@ def rotate(desk: Desk, provider: KeyProvider, current: KeyVersion, proof: Proof)
     if press and rotation.new and rotation.campaign_id is None:
         with noting(desk) as journal:
             roll_out(press, provider, rotation.new, journal)
-    with desk.ledger.begin() as connection:
-        rotation = rotations.begin(connection, current)
+    with opening(desk, how.break_glass) as opened:
+        rotation = rotations.begin(opened.connection, current)
         if rotation.campaign_id is not None:
             click.echo(f"{rotation.new} is being rolled out by campaign {rotation.campaign_id}")
             return rotation.campaign_id
-        campaign_id = _open(connection, desk, rotation, proof)
+        campaign_id = opened.request(_request(desk, rotation, proof, how))
+        rotations.opened(opened.connection, rotation, campaign_id)
     click.echo(f"campaign {campaign_id} ({Kind.ROTATE})")
     return campaign_id
 
@@ -207,21 +245,18 @@ def _not_seen(provider: KeyProvider) -> DeskError:
     )
 
 
-def _open(connection: Connection, desk: Desk, rotation: Rotation, proof: Proof) -> int:
-    campaign_id = campaigns.request(
-        connection,
-        Request(
-            Kind.ROTATE,
-            operator(),
-            target=rotation.new,
-            prove=proof.prove,
-            sample=proof.sample,
-            store=desk.settings.keywrap.store.place,
-            backs_up=backs_up(desk),
-        ),
+def _request(desk: Desk, rotation: Rotation, proof: Proof, how: How) -> Request:
+    return Request(
+        Kind.ROTATE,
+        operator(),
+        target=rotation.new,
+        prove=proof.prove,
+        sample=proof.sample,
+        store=desk.settings.keywrap.store.place,
+        backs_up=backs_up(desk),
+        run_window=how.run_window,
+        urgent=how.urgent,
     )
-    rotations.opened(connection, rotation, campaign_id)
-    return campaign_id
 
 
 def _show_status(desk: Desk, key: str, *, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from keywrap.config import open_keys, open_reader
+from ledger.queues import urgent
 from scheduler import loop
 from scheduler.desk import UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.node import Node
@@ -102,7 +103,8 @@ def worker(desk: Desk, name: str, processes: int | None, queues: str | None) -> 
             f"rewrap: no table of [keys] names the queue {queue!r}: is it mistyped?", err=True
         )
     processes = processes or settings.workers.processes or os.cpu_count() or 1
-    served = ",".join(settings.workers.queues)
+    configured = settings.workers.queues
+    served = ",".join([*map(urgent, configured), *configured])
     _exec(
         settings,
         ["worker", f"--concurrency={processes}", f"--queues={served}", "--loglevel=INFO"],

@@ -3,23 +3,71 @@
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 import click
 
 from ledger import campaigns
 from ledger.campaigns import Request
 from ledger.states import REWRAPPING, Kind, State
-from scheduler import approving, showing
-from scheduler.approving import break_glass
+from scheduler import showing
+from scheduler.approving import break_glass, opening
 from scheduler.backing import backs_up
 from scheduler.commands.reading import as_json, status_of
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, USAGE, Desk, DeskError, operator
 from scheduler.proofs import Proof, ProveType
 from scheduler.proposals import Proposal, propose
 from scheduler.status import Status
+from workers.windows import Window, WindowError, parse_instant
 
 yes = click.option("--yes", is_flag=True, help="Go ahead without asking.")
 wait = click.option("--wait", is_flag=True, help="Show its progress until it is finished.")
+
+
+class RunWindow(click.ParamType[str]):
+    """A window, as `workers.windows` has it; checked, and kept as it was written."""
+
+    name = "window"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, context: click.Context | None
+    ) -> str:
+        """See that it is one."""
+        try:
+            Window.parse(value)
+        except WindowError as error:
+            self.fail(str(error), param, context)
+        return value
+
+
+class Instant(click.ParamType[datetime]):
+    """A date and time with its zone or offset."""
+
+    name = "time"
+
+    def convert(
+        self, value: str | datetime, param: click.Parameter | None, context: click.Context | None
+    ) -> datetime:
+        """Return it in UTC."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return parse_instant(value)
+        except WindowError as error:
+            self.fail(str(error), param, context)
+
+
+urgent = click.option(
+    "--urgent", is_flag=True, help="Ignore windows and blackouts, and go before every other."
+)
+run_window = click.option(
+    "--window",
+    "run_window",
+    default="",
+    type=RunWindow(),
+    metavar="W",
+    help="Only run then: 'Mon-Fri 22:00-06:00 Europe/Berlin'  [default: of [windows]]",
+)
 
 
 def _unicode(_context: click.Context, _param: click.Parameter, value: str) -> str:
@@ -79,6 +127,14 @@ prove = click.option(
 @to
 @prove
 @click.option("--escrow", is_flag=True, help="Back up the data keys themselves too.")
+@urgent
+@run_window
+@click.option(
+    "--finish-by",
+    type=Instant(),
+    metavar="T",
+    help="2026-12-01T06:00 Europe/Berlin: is it in time?",
+)
 @break_glass
 @yes
 @wait
@@ -89,8 +145,11 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     prefix: str,
     key: str | None,
     prove: Proof | None,
+    run_window: str,
+    finish_by: datetime | None,
     *,
     break_glass: str,
+    urgent: bool,
     escrow: bool,
     yes: bool,
     wait: bool,
@@ -102,7 +161,14 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     Example: rewrap start migrate --wait
     """
     proposal = propose(desk, Kind(kind), prefix, key, prove)
-    proposal = replace(proposal, backs_up=backs_up(desk, escrow=escrow), escrow=escrow)
+    proposal = replace(
+        proposal,
+        backs_up=backs_up(desk, escrow=escrow),
+        escrow=escrow,
+        run_window=run_window,
+        finish_by=finish_by,
+        urgent=urgent,
+    )
     desk.ledger  # noqa: B018 - unreachable is said before the question
     confirm(lambda: _show(proposal), yes=yes)
     campaign_id = open_campaign(desk, proposal.request(), break_glass)
@@ -117,13 +183,14 @@ def _show(proposal: Proposal) -> None:
 
 
 def open_campaign(desk: Desk, request: Request, break_glass: str = "") -> int:
-    """Write a request into the ledger and print the campaign's id; see `approving.open_campaign`.
+    """Write a request into the ledger and print the campaign's id; see `approving.Opening`.
 
     Raises:
         DeskError: it needs two people, and who is asking is not known.
         RequestRefusedError: another open campaign moves some of the same blobs.
     """
-    campaign_id = approving.open_campaign(desk, request, break_glass)
+    with opening(desk, break_glass) as opened:
+        campaign_id = opened.request(request)
     of = f" of {request.follows}" if request.follows else ""
     click.echo(f"campaign {campaign_id} ({request.kind}{of})")
     click.echo(f"next: rewrap status {campaign_id} --watch")

@@ -60,7 +60,8 @@ class Office:
 
     def opens(self, kind: Kind = Kind.REENCRYPT, reason: str = "", **asked: Any) -> int:
         request = Request(kind, "tests", target=self.yard.world.target, **asked)
-        return approving.open_campaign(self.desk, request, reason)
+        with approving.opening(self.desk, reason) as opened:
+            return opened.request(request)
 
     def asked(self) -> Approval:
         with self.ledger.begin() as connection:

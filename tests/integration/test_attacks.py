@@ -13,6 +13,7 @@ from ledger.connection import Connection, Ledger
 from ledger.shards import Offer
 from ledger.states import Kind, ShardKind, State
 from scheduler.advance import advance
+from scheduler.rules import Rules
 from tasks import tally
 from tasks.scans import MAX_PASSES
 from tests.worlds import KEK, SimulatedCrash, World
@@ -211,7 +212,7 @@ def _advance_while(
 
     monkeypatch.setattr(progress, "read", interrupted)
     with yard.ledger.begin() as connection:
-        advance(connection, yard.desk.get(campaign), 1)
+        advance(connection, yard.desk.get(campaign), Rules(scan_parts=1))
     monkeypatch.setattr(progress, "read", read)
 
 
@@ -282,7 +283,7 @@ def test_a_late_tick_that_saw_an_older_state_adds_nothing(yard: Yard, state: Sta
         yard.tick()
     shards = yard.desk.rows("SELECT kind, part FROM shard ORDER BY shard_no")
     with yard.ledger.begin() as connection:
-        assert not advance(connection, seen, yard.settings.scan_parts)
+        assert not advance(connection, seen)
     assert yard.desk.rows("SELECT kind, part FROM shard ORDER BY shard_no") == shards
     yard.broker = yard.work
     assert yard.run(campaign, State.STOPPED, time_passes=True).state is State.COMPLETE

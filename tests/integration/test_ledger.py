@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from embedded import Postgres
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Prove
-from ledger import blocking, campaigns, schema
+from ledger import blocking, campaigns, history, schema
 from ledger.campaigns import Request, RequestRefusedError
 from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableError
 from ledger.states import FINISHED, TRANSITIONS, WORKING, Kind, State
@@ -265,9 +265,9 @@ def test_the_newest_finished_campaigns_are_of_one_kind_and_store(desk: Desk) -> 
         desk.force(ids[number], state)
         desk.run("UPDATE campaign SET finished_at = clock_timestamp() WHERE id = :i", i=ids[number])
     with desk.ledger.begin() as connection:
-        found = campaigns.newest_finished(connection, Kind.MIGRATE, "here")
+        found = history.newest_finished(connection, Kind.MIGRATE, "here")
         assert [c.id for c in found] == [ids[1], ids[0]]
-        assert len(campaigns.newest_finished(connection, Kind.MIGRATE, "here", limit=1)) == 1
+        assert len(history.newest_finished(connection, Kind.MIGRATE, "here", limit=1)) == 1
 
 
 def test_each_campaign_has_partitions_of_its_own(desk: Desk) -> None:

@@ -1,0 +1,46 @@
+"""What finished campaigns tell later ones."""
+
+from sqlalchemy import Connection, text
+
+from ledger.campaigns import COLUMNS, Campaign, of_row
+from ledger.states import Kind
+
+
+def newest_finished(
+    connection: Connection, kind: Kind, store: str, limit: int = 10
+) -> list[Campaign]:
+    """Return the campaigns of a kind over a store that ran to their end, the newest first."""
+    rows = connection.execute(
+        text(
+            f"SELECT {COLUMNS} FROM campaign"  # noqa: S608 - a constant
+            " WHERE kind = :kind AND store = :store"
+            " AND state IN ('complete', 'complete_with_exceptions')"
+            " ORDER BY finished_at DESC LIMIT :limit"
+        ),
+        {"kind": kind, "store": store, "limit": limit},
+    ).mappings()
+    return [of_row(row) for row in rows]
+
+
+def is_unwound(connection: Connection, campaign_id: int) -> bool:
+    """Whether a campaign's wraps were sealed or undone since, all of them."""
+    return bool(
+        connection.scalar(
+            text(
+                "SELECT EXISTS (SELECT 1 FROM campaign WHERE follows = :id AND state = 'complete')"
+            ),
+            {"id": campaign_id},
+        )
+    )
+
+
+def unwound_by(connection: Connection, campaign_id: int) -> list[Campaign]:
+    """Return the finished campaigns that sealed or undid a campaign's wraps, in their order."""
+    rows = connection.execute(
+        text(
+            f"SELECT {COLUMNS} FROM campaign WHERE follows = :id"  # noqa: S608 - a constant
+            " AND state IN ('complete', 'complete_with_exceptions') ORDER BY id"
+        ),
+        {"id": campaign_id},
+    ).mappings()
+    return [of_row(row) for row in rows]
