@@ -1,7 +1,10 @@
 """A certificate as one page to print: no script, and nothing from elsewhere."""
 
+import hashlib
 from html import escape
 from typing import Any
+
+from keywrap.certificate import canonical
 
 _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em;color:#111}
@@ -43,7 +46,13 @@ def page(record: dict[str, Any], public_key: str, signature: str) -> str:
         "<h2>The record</h2>",
         _table({k: v for k, v in record.items() if k not in {"exceptions", "keys_before"}}),
         "<h2>Signature</h2>",
-        _table({"public key (Ed25519)": public_key, "signature": signature}),
+        _table(
+            {
+                "public key (Ed25519)": public_key,
+                "signature": signature,
+                "SHA-256 of the canonical record": hashlib.sha256(canonical(record)).hexdigest(),
+            }
+        ),
         _FOOT,
     ]
     return (

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,7 @@ from scheduler.desk import REFUSED, Desk, DeskError, operator
 LISTED = 10_000
 """Exceptions that are listed one by one; the rest is counted, and stands for by its digest."""
 
+_BAD = (Outcome.QUARANTINED, Outcome.FAILED, Outcome.CONFLICT)
 _PER_MILLION = 1_000_000
 
 
@@ -59,6 +61,7 @@ def record_of(desk: Desk, campaign_id: int) -> dict[str, Any]:
     """
     desk.campaign(campaign_id)
     with desk.ledger.begin() as connection:
+        certificates.freeze(connection)  # a retry meanwhile would make it contradict itself
         campaign = campaigns.get(connection, campaign_id)
         assert campaign is not None  # noqa: S101 - just now it was there
         done = progress.read(connection, campaign_id, campaign.kind)
@@ -164,9 +167,10 @@ def _proof(subject: Subject) -> dict[str, Any]:
         "canary_opened": canary,
         "sample_opened": opened,
     }
-    if campaign.prove is Prove.SAMPLE or campaign.kind is Kind.VERIFY:
+    is_sampled = campaign.prove is Prove.SAMPLE or campaign.kind is Kind.VERIFY
+    if is_sampled and not any(verified[outcome] for outcome in _BAD):  # or the bound is none
         share = confidence.upper_bound(opened)
-        found["bad_at_most_ppm_with_99_percent"] = round(share * _PER_MILLION)
+        found["bad_at_most_ppm_with_99_percent"] = math.ceil(share * _PER_MILLION)
     return {"proof": found}
 
 
@@ -190,8 +194,11 @@ def _shared(subject: Subject) -> dict[str, Any]:
     """Name the keys that are themselves the data key of many blobs: they open these still."""
     tables = subject.desk.settings.keywrap.keys.env
     direct = {f"env:{name}" for name, table in tables.items() if table.scheme == "direct"}
-    lines = findings.census(subject.connection, subject.campaign.id)
-    still = {line.key: line.blobs for line in lines if line.key in direct}
+    is_new = subject.campaign.kind is Kind.REENCRYPT
+    over = (Outcome.GONE, Outcome.REWRAPPED) if is_new else (Outcome.GONE,)
+    still = certificates.still_opened_by(
+        subject.connection, subject.campaign.id, sorted(direct), over
+    )
     return {"shared_keys_that_still_open_content": still}
 
 

@@ -211,7 +211,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
         retire=_section("retire", Retire, table, {}),
-        certificate=_section("certificate", Certificate, table, {}),
+        certificate=_certificate(table),
         approvals=read_approvals(table.pop("approvals", {})),
         windows=read_windows(table.pop("windows", {})),
     )
@@ -238,6 +238,14 @@ def _section(
     except msgspec.ValidationError as error:
         from_environment = f" (with {', '.join(overrides)} from REWRAP_…)" if overrides else ""
         raise ConfigError(f"[{name}]{from_environment}", str(error)) from None
+
+
+def _certificate(tables: dict[str, object]) -> Certificate:
+    table = _section("certificate", Certificate, tables, {})
+    if table.private_key_file and not Path(table.private_key_file).is_absolute():
+        # Which file signs does not hang on where somebody happens to stand.
+        raise ConfigError("[certificate] private_key_file", "expected an absolute path")
+    return table
 
 
 def _backup(tables: dict[str, object]) -> Backup:
