@@ -165,6 +165,21 @@ class VersionSwitch(Protocol):
 
 
 @runtime_checkable
+class KeySwitch(Protocol):
+    """A provider whose service takes a KEK out of use as a whole, with every version of it."""
+
+    def disable_key(self) -> None:
+        """Let nothing be opened or wrapped under the KEK any more; done already is done.
+
+        Raises:
+            DeniedError: it is to be deleted, or the service does not allow it.
+        """
+
+    def enable_key(self) -> None:
+        """Let wraps of a disabled KEK open again; done already is done."""
+
+
+@runtime_checkable
 class VersionFloor(Protocol):
     """A provider whose service opens wraps from one version on: it closes none alone."""
 

@@ -29,11 +29,11 @@ ENDED = (Step.RETIRED, Step.REFUSED)
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """A retirement of a KEK version.
+    """A retirement of a KEK version, or of a whole KEK.
 
     Attributes:
         id: the retirement.
-        version: the KEK version.
+        version: the KEK version; without a version, the whole KEK.
         step: how far it is.
         closes: the versions before it that its service closes with it, as key ids.
         reason_code: why it was refused.
@@ -136,8 +136,8 @@ def is_barred(connection: Connection, version: KeyVersion) -> bool:
     return bool(
         connection.scalar(
             text(
-                "SELECT EXISTS (SELECT 1 FROM retirement WHERE key = :key AND version = :version"
-                " AND step <> 'refused')"
+                "SELECT EXISTS (SELECT 1 FROM retirement WHERE key = :key"
+                " AND version IN (:version, '') AND step <> 'refused')"
             ),
             {"key": version.key, "version": version.version},
         )
@@ -158,9 +158,15 @@ def in_the_way(connection: Connection, version: KeyVersion) -> list[int]:
         connection.scalars(
             text(
                 "SELECT id FROM campaign WHERE state = ANY(:open)"
-                " AND (target = :target OR kind = :undo) ORDER BY id"
+                " AND (target = :target OR kind = :undo"
+                "   OR :whole AND starts_with(target, :target || '?')) ORDER BY id"
             ),
-            {"open": list(OPEN), "target": str(version), "undo": Kind.UNDO},
+            {
+                "open": list(OPEN),
+                "target": str(version),
+                "undo": Kind.UNDO,
+                "whole": not version.version,
+            },
         )
     )
 
@@ -176,7 +182,7 @@ def backed_up(connection: Connection, version: KeyVersion) -> dict[int, int]:
             "SELECT i.campaign_id, count(*) AS wraps FROM backup b"
             " JOIN inventory i USING (campaign_id)"
             " JOIN key_version k ON k.id = i.key_version_id OR k.id = i.previous_id"
-            " WHERE k.key = :key AND k.version = :version GROUP BY 1 ORDER BY 1"
+            " WHERE k.key = :key AND :version IN (k.version, '') GROUP BY 1 ORDER BY 1"
         ),
         {"key": version.key, "version": version.version},
     )
@@ -197,7 +203,7 @@ def has_fresh_backup(
                 " AND NOT EXISTS (SELECT 1 FROM inventory i JOIN key_version k"
                 "   ON k.id = i.key_version_id OR k.id = i.previous_id"
                 "   WHERE i.campaign_id = b.campaign_id AND k.key = :key"
-                "   AND k.version = :version))"
+                "   AND :version IN (k.version, '')))"
             ),
             {
                 "store": store,

@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from keywrap.keys import KeyVersion
-from keywrap.kms import CLOSED, DeniedError, KeyProvider, VersionFloor, VersionSwitch
+from keywrap.kms import (
+    CLOSED,
+    DeniedError,
+    KeyProvider,
+    KeySwitch,
+    VersionFloor,
+    VersionSwitch,
+)
 from ledger import campaigns, findings, retirements
 from ledger.findings import CensusLine
 from ledger.retirements import Retirement, Step
@@ -49,7 +56,7 @@ class Retiring:
     Attributes:
         desk: the operator's desk.
         provider: the KEK.
-        version: its version that is retired.
+        version: its version that is retired; without a version, the whole of it.
         waits: how long each wait is.
         accepted: whether wraps in backups may be left without a key.
         until_over: waits for a scan's end.
@@ -69,6 +76,11 @@ class Retiring:
     @property
     def _again(self) -> str:
         return f"rewrap retire {self.version}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the KEK is taken out of use with every version of it."""
+        return not self.version.version
 
     def closes(self) -> list[KeyVersion]:
         """Return the versions that the service closes with this one."""
@@ -155,29 +167,41 @@ class Retiring:
         ) from needed
 
     def _enable(self, retirement: Retirement) -> None:
-        assert isinstance(self.provider, VersionSwitch)  # noqa: S101 - or it was never disabled
+        if self.is_whole:
+            assert isinstance(self.provider, KeySwitch)  # noqa: S101 - or it was never disabled
+            self.provider.enable_key()
+            return
+        assert isinstance(self.provider, VersionSwitch)  # noqa: S101 - likewise
         for key_id in (str(self.version), *reversed(retirement.closes)):
             self.provider.enable_version(KeyVersion.parse(key_id))
 
     def _stop_wrapping(self, _retirement: Retirement) -> None:
-        current = self.provider.current_version()
-        if current == self.version:
-            raise NeededError(
-                "version_is_current",
-                "new wraps are made under it",
-                f"rewrap rotate-kek {self.version.key} --wait",
-            )
+        if self._is_current():
+            raise NeededError("version_is_current", "new wraps are made under it", self._elsewhere)
         if self.desk.settings.keywrap.control is not None:
             publication = press_of(self.desk).newest()
-            if publication.control.primary == self.version:
+            primary = publication.control.primary
+            if primary and self.version in {primary, KeyVersion(primary.key)}:
                 raise NeededError(
                     "version_is_published",
                     "the control file tells applications to wrap under it",
-                    f"rewrap rotate-kek {self.version.key} --wait",
+                    self._elsewhere,
                 )
             self._wait(publication.obeyed_in_s, "every application obeys the control file")
         if isinstance(self.provider, VersionFloor):
             self.provider.stop_wrapping(self.version)
+
+    def _is_current(self) -> bool:
+        if self.is_whole:
+            return self.desk.settings.keywrap.keys.primary == self.version.key
+        return self.provider.current_version() == self.version
+
+    @property
+    def _elsewhere(self) -> str:
+        """What brings new wraps under something else."""
+        if self.is_whole:
+            return "list a new key as the primary, then: rewrap start rotate --to NEW_KEY --wait"
+        return f"rewrap rotate-kek {self.version.key} --wait"
 
     def _scan(self, _retirement: Retirement) -> None:
         self._require_unneeded()
@@ -193,6 +217,9 @@ class Retiring:
         closed = {self.version, *self.closes(), *self._closing()}
         with self.desk.ledger.begin() as connection:
             lines = findings.census(connection, campaign_id)
+            if self.is_whole:
+                of_it = (KeyVersion(x.key, x.version) for x in lines if x.key == self.version.key)
+                closed |= set(of_it)
             named = retirements.needing(connection, campaign_id, sorted(closed, key=str), _NAMED)
         self._judge(lines, closed, named)
 
@@ -215,7 +242,8 @@ class Retiring:
         )
         which = ", ".join(f"{count:,} {what}" for count, what in found if count)
         shown = ", ".join(repr(blob_id) for blob_id in named)
-        move = f"rewrap start rotate --to {self.version.key} --wait"
+        to = "NEW_KEY" if self.is_whole else self.version.key
+        move = f"rewrap start rotate --to {to} --wait"
         strip = "rewrap seal CAMPAIGN --wait (that of the campaign that left them)"
         look = "rewrap inventory --export blobs.csv (its column `problem` names them)"
         raise NeededError(
@@ -249,12 +277,17 @@ class Retiring:
             )
 
     def _disable(self, _retirement: Retirement) -> None:
-        assert isinstance(self.provider, VersionSwitch)  # noqa: S101 - the command has looked
         try:
-            self.provider.disable_version(self.version)
+            if self.is_whole:
+                assert isinstance(self.provider, KeySwitch)  # noqa: S101 - the command has looked
+                self.provider.disable_key()
+            else:
+                assert isinstance(self.provider, VersionSwitch)  # noqa: S101 - likewise
+                self.provider.disable_version(self.version)
         except DeniedError as error:
+            service = "aws" if self.is_whole else self.version.provider
             raise NeededError(
-                error.reason_code, str(error), "rewrap policy vault --role retirer"
+                error.reason_code, str(error), f"rewrap policy {service} --role retirer"
             ) from error
 
     def _drain(self, retirement: Retirement) -> None:

@@ -94,6 +94,20 @@ class CloudReader:
         assert (answer["KeyId"], answer["KeyMaterialId"]) == (arn, version)
         return answer["Plaintext"]
 
+    def wrap(self, blob_id: str, arn: str) -> None:
+        """Wrap a blob's data key under another KMS key, and write that into its sidecar."""
+        record, context = self.record(blob_id), {"blob_id": blob_id}
+        key = self.data_key(record, context)
+        made = self.kms.encrypt(KeyId=arn, Plaintext=key, EncryptionContext=context)
+        wrapped = base64.b64encode(made["CiphertextBlob"]).decode()
+        key_id = f"{_AWS}{arn}?version={self.material(arn)}"
+        self.write(blob_id, record | {"key_id": key_id, "wrapped_dek": wrapped})
+
+    def write(self, blob_id: str, record: dict[str, Any]) -> None:
+        """Write a blob's sidecar, whatever lies there."""
+        name = f"{self._prefix}{blob_id}.blob.meta"
+        self._s3.put_object(Bucket=self._bucket, Key=name, Body=json.dumps(record).encode())
+
     def material(self, arn: str) -> str:
         """Return the id of a KMS key's current key material."""
         return self.kms.describe_key(KeyId=arn)["KeyMetadata"]["CurrentKeyMaterialId"]

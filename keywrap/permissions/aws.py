@@ -26,8 +26,8 @@ KMS: tuple[Permission, ...] = (
     Permission("list_key_rotations", "kms:ListKeyRotations", frozenset({_O, _W, _TO, _R})),
     Permission("get_key_rotation_status", "kms:GetKeyRotationStatus", frozenset({_R})),
     Permission("rotate_key_on_demand", "kms:RotateKeyOnDemand", frozenset({_R})),
-    Permission("disable_key", "kms:DisableKey", frozenset({_S}), ours=False),
-    Permission("enable_key", "kms:EnableKey", frozenset({_S}), ours=False),
+    Permission("disable_key", "kms:DisableKey", frozenset({_S})),
+    Permission("enable_key", "kms:EnableKey", frozenset({_S})),
 )
 """The methods of boto3's KMS client. What is `bound` has the condition key
 `kms:EncryptionContextKeys` (developer guide, "AWS KMS condition keys"); DescribeKey and those that

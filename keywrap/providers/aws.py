@@ -145,6 +145,19 @@ class AwsKeyProvider:
         material = Rotation(self._connection, self.key, self._arn, self._read_current).run()
         return KeyVersion(self.key, self._history.saw(material))
 
+    def disable_key(self) -> None:
+        """Disable the key, with all its key materials: KMS disables none alone. Reversible.
+
+        Raises:
+            DeniedError: it waits for its deletion, or this principal may not.
+            UnavailableError, ThrottledError: see `AwsConnection.send`.
+        """
+        self._send("disable_key", {"KeyId": self._arn})
+
+    def enable_key(self) -> None:
+        """Enable the key again; errors as in `disable_key`."""
+        self._send("enable_key", {"KeyId": self._arn})
+
     def generate_data_key(self, context: Context) -> tuple[DataKey, WrappedKey]:
         """Let KMS make a data key and its wrap, in one request: the wrap is not opened again.
 

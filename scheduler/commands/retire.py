@@ -9,7 +9,7 @@ import click
 from keywrap.config import open_key
 from keywrap.keyring import UnlistedKeyError
 from keywrap.keys import BadKeyIdError, KeyVersion
-from keywrap.kms import KeyProvider, VersionSwitch
+from keywrap.kms import KeyProvider, KeySwitch, VersionSwitch
 from ledger import retirements
 from ledger.approvals import Action
 from ledger.retirements import Retirement, Step
@@ -47,7 +47,8 @@ def retire(
 ) -> int:
     """Disable a KEK version for good, once nothing needs it: reversible, and it deletes nothing.
 
-    KEY_VERSION is as sidecars name it, such as hcvault://transit/blob-kek?version=2. Closes
+    KEY_VERSION is as sidecars name it, such as hcvault://transit/blob-kek?version=2; a key of AWS
+    is named without one, since KMS disables the whole key. Closes
     campaigns towards it, stops wrapping, scans the store, disables, drains, scans again and soaks;
     whatever is found, the version is enabled again. Run again after being cut off, it goes on.
 
@@ -95,12 +96,9 @@ def _permit(desk: Desk, retiring: Retiring, reason: str) -> Permit:
 
 def _parse(text: str) -> KeyVersion:
     try:
-        version = KeyVersion.parse(text)
+        return KeyVersion.parse(text)
     except BadKeyIdError as error:
         raise _bad(f"{text!r} is no key version: {error}") from error
-    if not version.version:
-        raise _bad(f"{version} names no version: a key is retired version by version")
-    return version
 
 
 def _bad(message: str) -> DeskError:
@@ -113,25 +111,45 @@ def _bad(message: str) -> DeskError:
 
 
 def _provider(desk: Desk, version: KeyVersion) -> KeyProvider:
+    """Return the KEK, seen to be one whose service can do what is asked for.
+
+    Raises:
+        DeskError: it is not listed, or closes versions one by one, or only as a whole.
+    """
     try:
         provider = open_key(desk.settings.keywrap, version.key, os.environ)
     except UnlistedKeyError as error:
         raise _bad(str(error)) from error
-    if not isinstance(provider, VersionSwitch):
-        raise DeskError(
-            f"{version.key}: its service disables a key as a whole, and so would close every "
-            "version of it, the current one too; nothing was changed. Make a new key, list it in "
-            "[keys], move all wraps to it, then disable the old key in the service",
-            exit_code=REFUSED,
-            reason_code="version_not_alone",
-            next_command="rewrap start rotate --to NEW_KEY --wait",
-        )
-    return provider
+    if isinstance(provider, KeySwitch if not version.version else VersionSwitch):
+        return provider
+    if not version.version:
+        raise _bad(f"{version} names no version: this key is retired version by version")
+    raise _not_alone(version, is_primary=desk.settings.keywrap.keys.primary == version.key)
+
+
+def _not_alone(version: KeyVersion, *, is_primary: bool) -> DeskError:
+    closes = (
+        f"{version.key}: its service disables a key as a whole, and so would close every version "
+        "of it, the current one too; nothing was changed"
+    )
+    move = "Make a new key, list it in [keys] as the primary, and move all wraps to it"
+    return DeskError(
+        f"{closes}. {move}; then the old key is retired as a whole" if is_primary else closes,
+        exit_code=REFUSED,
+        reason_code="version_not_alone",
+        next_command=(
+            "rewrap start rotate --to NEW_KEY --wait"
+            if is_primary
+            else f"rewrap retire '{version.key}' (the whole key)"
+        ),
+    )
 
 
 def _say_plan(retiring: Retiring) -> None:
     waits = retiring.waits
     click.echo(f"retire {retiring.version}")
+    if retiring.is_whole:
+        click.echo("  the whole key: every version of it closes, and is looked for")
     if closes := retiring.closes():
         names = ", ".join(str(version) for version in closes)
         click.echo(f"  its service has a floor: {names} close with it, and are looked for as well")

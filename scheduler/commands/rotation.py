@@ -48,7 +48,7 @@ LIMIT = "rotation_limit"
 def rotate_kek(  # noqa: PLR0913 - one for each word of the command line
     desk: Desk,
     key: str | None,
-    run_window: str,
+    run_window: str | None,
     *,
     break_glass: str,
     urgent: bool,
@@ -77,7 +77,7 @@ def rotate_kek(  # noqa: PLR0913 - one for each word of the command line
     desk.ledger  # noqa: B018 - unreachable is said before the question
     is_published = desk.settings.keywrap.control is not None
     confirm(lambda: _show_plan(current, proof, is_published=is_published), yes=yes)
-    campaign_id = rotate(desk, provider, current, proof, How(run_window, urgent, break_glass))
+    campaign_id = rotate(desk, provider, current, proof, How(run_window or "", urgent, break_glass))
     click.echo(f"next: rewrap status {campaign_id} --watch")
     return follow(desk, campaign_id) if wait else DONE
 

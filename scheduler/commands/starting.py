@@ -63,7 +63,6 @@ urgent = click.option(
 run_window = click.option(
     "--window",
     "run_window",
-    default="",
     type=RunWindow(),
     metavar="W",
     help="Only run then: 'Mon-Fri 22:00-06:00 Europe/Berlin'  [default: of [windows]]",
@@ -145,7 +144,7 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     prefix: str,
     key: str | None,
     prove: Proof | None,
-    run_window: str,
+    run_window: str | None,
     finish_by: datetime | None,
     *,
     break_glass: str,
@@ -165,7 +164,7 @@ def start(  # noqa: PLR0913 - one for each word of the command line
         proposal,
         backs_up=backs_up(desk, escrow=escrow),
         escrow=escrow,
-        run_window=run_window,
+        run_window=run_window or "",
         finish_by=finish_by,
         urgent=urgent,
     )

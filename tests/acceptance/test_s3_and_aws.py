@@ -184,3 +184,43 @@ def test_blobs_move_from_aws_to_openbao_and_back_to_another_key_and_to_its_next_
     assert done["target"] == third
     records = moved(site, ids, third)
     assert {record["previous"]["key_id"] for record in records.values()} == {second}
+    assert_retired_as_a_whole(cloud, site, ids)
+
+
+def assert_retired_as_a_whole(cloud: Cloud, site: CloudSite, ids: list[str]) -> None:
+    """Retire the first AWS key, which wraps nothing any more: KMS disables it as a whole."""
+    first, second = (f"aws-kms://{arn}" for arn in site.arns[:2])
+    words = ("retire", first, "--yes", "--accept-unopenable")
+    version = site.rewrap("retire", site.current(), "--yes")
+    assert (version.code, "[version_not_alone]" in version.err) == (4, True), version
+    primary = site.rewrap(*words)
+    assert (primary.code, "[version_is_current]" in primary.err) == (4, True), primary
+    assert "it was not disabled" in primary.err
+
+    text = site.config.read_text().replace(f'primary = "{first}"', f'primary = "{second}"')
+    site.config.write_text(f"{text}\n[retire]\ndrain_s = 0\nsoak_s = 0\n")
+    wrong = site.rewrap("retire", second, "--yes")
+    assert (wrong.code, "[version_is_current]" in wrong.err) == (4, True), wrong
+    named = site.rewrap("retire", f"{first}?version={'0' * 64}", "--yes")
+    assert f"next: rewrap retire '{first}' (the whole key)" in named.err, named
+
+    stale = site.rewrap(*words)
+    assert (stale.code, "[no_fresh_backup]" in stale.err) == (4, True), stale
+    fresh = campaign_in(site.rewrap("backup", "create", "--wait").out)
+    identity = ("--identity", str(site.identity))
+    assert site.rewrap("backup", "verify", str(fresh), *identity).code == 0
+
+    blob_id, live = ids[0], site.reader.record(ids[0])
+    site.reader.wrap(blob_id, site.arns[0])  # as somebody does who has not heard of it
+    needed = site.rewrap(*words)
+    assert (needed.code, blob_id in needed.err) == (4, True), needed
+    site.reader.write(blob_id, live)
+
+    done = site.rewrap(*words)
+    assert (done.code, "is retired" in done.out) == (0, True), done
+    state = cloud.asked("DisableKey")
+    assert len(state) == 1
+    assert not cloud.asked("ScheduleKeyDeletion")
+    assert site.wrong(ids) == []
+    refused = site.rewrap("start", "rotate", "--to", first, "--yes")
+    assert refused.code != 0, refused

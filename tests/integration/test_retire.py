@@ -267,6 +267,77 @@ def test_wraps_in_backups_want_an_acceptance_and_a_fresh_backup(retirer: Retirer
     assert retirer.retire().step is Step.RETIRED
 
 
+class WholeSwitch:
+    """The KEK in memory, as a service that disables a key with all its versions."""
+
+    def __init__(self, world: World, log: list[str]) -> None:
+        self.key = KEK
+        self._world = world
+        self._log = log
+
+    def disable_key(self) -> None:
+        self._log.append("disabled")
+        for number in ("1", "2"):
+            self._world.kms.disable_version(KeyVersion(KEK, number))
+
+    def enable_key(self) -> None:
+        self._log.append("enabled")
+        for number in ("1", "2"):
+            self._world.kms.enable_version(KeyVersion(KEK, number))
+
+
+def as_a_whole(retirer: Retirer) -> list[str]:
+    """Move every wrap of two versions to another key, and let the first be retired as a whole."""
+    log: list[str] = []
+    retirer.world.kms.rotate(KEK)
+    target = retirer.world.other_kek.current_version()
+    campaign = retirer.yard.start(Kind.ROTATE, prove=Prove.ALL, target=target)
+    assert retirer.yard.run(campaign).state is State.COMPLETE
+    sealing = retirer.yard.start(Kind.SEAL, follows=campaign, target=target)
+    assert retirer.yard.run(sealing).state is State.COMPLETE
+    retirer.switch = WholeSwitch(retirer.world, log)  # type: ignore[assignment]
+    retirer.old = KeyVersion(KEK)
+    return log
+
+
+def test_a_key_is_retired_as_a_whole_and_nothing_moves_to_any_version_of_it(
+    retirer: Retirer,
+) -> None:
+    retirer.yard.plant(4, ("managed",))
+    log = as_a_whole(retirer)
+    open_one = retirer.yard.start(Kind.ROTATE, target=KeyVersion(KEK, "2"), prefix="nothing")
+    with pytest.raises(DeskError) as refused:
+        retirer.retire()
+    assert refused.value.reason_code == "campaign_open"
+    retirer.yard.run(open_one)
+    assert retirer.retire().step is Step.RETIRED
+    assert log == ["disabled"]
+    assert retirer.world.wrong() == []
+    with pytest.raises(RequestRefusedError, match="retired"):
+        retirer.yard.start(Kind.ROTATE, target=KeyVersion(KEK, "2"))
+
+
+def test_a_late_wrap_of_any_version_opens_the_key_again(retirer: Retirer) -> None:
+    ids = retirer.yard.plant(4, ("managed",))
+    log = as_a_whole(retirer)
+    blob_id = ids[2]
+    live = retirer.world.reader.read(blob_id).wrapped
+    data_key = retirer.world.other_kek.unwrap(live, {"blob_id": blob_id})
+    late = retirer.world.kms.wrap(KEK, data_key, {"blob_id": blob_id})
+    assert late.key_version.version == "2"
+
+    def write() -> None:
+        if log == ["disabled"]:
+            commit(retirer.world, blob_id, late)
+
+    retirer.between = write
+    with pytest.raises(DeskError) as refused:
+        retirer.retire()
+    assert (refused.value.reason_code, blob_id in str(refused.value)) == ("version_needed", True)
+    assert log == ["disabled", "enabled"]
+    assert retirer.world.wrong() == []
+
+
 class Others:
     """Writers and operators who do something at random, replayed by a seed.
 
