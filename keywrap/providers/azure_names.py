@@ -12,6 +12,9 @@ SCHEME = "azure-kv://"
 
 Algorithm = Literal["RSA-OAEP-256", "A256KW", "A256GCM"]
 
+MADE_HERE: frozenset[Algorithm] = frozenset({"RSA-OAEP-256"})
+"""Algorithms whose wraps are made in this process with the public key: no request is sent."""
+
 _AUTHORITIES: Mapping[str, str] = {
     "azure.net": "login.microsoftonline.com",
     "azure.cn": "login.chinacloudapi.cn",

@@ -1,13 +1,15 @@
 """`rewrap audit reconcile`: the key service's own log beside our trail."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from keywrap.providers.azure_names import MADE_HERE
+from keywrap.providers.azure_names import SCHEME as AZURE
 from keywrap.segments import contents
 from keywrap.trailfaults import Fault
 from ledger import audit as chain
@@ -15,7 +17,7 @@ from scheduler import kmslogs, ownuses, showing, trail
 from scheduler.commands.audit import directories
 from scheduler.commands.reading import as_json
 from scheduler.desk import DONE, EXCEPTIONS, USAGE, Desk, DeskError
-from scheduler.kmslogs import LogError, LoggedUse
+from scheduler.kmslogs import LogError, Logged, LoggedUse
 from scheduler.ownuses import OwnUse
 from scheduler.reconciling import Comparison, Span, compare
 
@@ -85,8 +87,9 @@ def reconcile(  # noqa: PLR0913 - as many options
 ) -> int:
     """Compare the key service's own log with what workers and applications say they did.
 
-    Takes the log of an audit device of OpenBao or Vault, and CloudTrail's of AWS KMS. Exit code 1
-    where a key was used that nobody of ours used, or was not where we say it was.
+    Takes the log of an audit device of OpenBao or Vault, CloudTrail of AWS KMS, Data Access audit
+    logs of Google Cloud KMS, and AuditEvent of Azure Key Vault, as exported. Exit code 1 where a
+    key was used that nobody of ours used, or was not where we say it was.
 
     Example: rewrap audit reconcile --log /var/log/openbao/audit.log --events app-audit.jsonl
     """
@@ -97,7 +100,8 @@ def reconcile(  # noqa: PLR0913 - as many options
     try:
         found = _read(logs, keys or listed.uris(), since, until)
         claimed, unclaimed, faults = _workers(desk, trail.folders_of(desk, folders))
-        ours = [*claimed, *(use for file in events for use in ownuses.of_application(file))]
+        of_applications = [use for file in events for use in ownuses.of_application(file)]
+        ours = [*_sent([*claimed, *of_applications], desk)]
     except LogError as error:
         raise DeskError(
             str(error),
@@ -107,7 +111,11 @@ def reconcile(  # noqa: PLR0913 - as many options
         ) from error
     span = Span(_utc(since) or found.times[0], _utc(until) or found.times[-1])
     result = compare(
-        found.uses, _within(ours, found, span), _within(unclaimed, found, span), span, window
+        found.uses,
+        _within(ours, found, span),
+        _within(_sent(unclaimed, desk), found, span),
+        span,
+        window,
     )
     if as_json:
         showing.document(_document(result, span, found, faults))
@@ -124,9 +132,11 @@ def _read(
     paths: Iterable[Path], keys: Iterable[str], since: datetime | None, until: datetime | None
 ) -> _Logs:
     found, wanted = _Logs(), set(keys)
+    in_any_case = {key.lower(): key for key in wanted if key.startswith(AZURE)}
     earliest, latest = _utc(since), _utc(until)
     for path in paths:
-        for entry in kmslogs.read(path):
+        for written in kmslogs.read(path):
+            entry = _named(written, in_any_case)
             found.times = [min([entry.time, *found.times]), max([entry.time, *found.times])]
             found.keys |= {key for key in wanted if key.startswith(entry.scheme)}
             is_in = (earliest or entry.time) <= entry.time <= (latest or entry.time)
@@ -137,6 +147,21 @@ def _read(
     if not found.times:
         raise LogError("the log has no entries")
     return found
+
+
+def _named(entry: Logged, in_any_case: Mapping[str, str]) -> Logged:
+    """Return an entry with the key as the configuration names it: Azure takes names in any case."""
+    if entry.use is None or not entry.use.key.startswith(AZURE):
+        return entry
+    key = in_any_case.get(entry.use.key.lower(), entry.use.key)
+    return replace(entry, use=replace(entry.use, key=key))
+
+
+def _sent(uses: Iterable[OwnUse], desk: Desk) -> Iterator[OwnUse]:
+    """Yield the uses that were requests: with RSA a wrap is made here, by the public key."""
+    tables = desk.settings.keywrap.keys.azure
+    here = {f"{AZURE}{name}" for name, table in tables.items() if table.algorithm in MADE_HERE}
+    return (use for use in uses if use.operation != "wrap" or use.key not in here)
 
 
 def _workers(desk: Desk, folders: list[Path]) -> tuple[list[OwnUse], list[OwnUse], int]:

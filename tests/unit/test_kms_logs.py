@@ -175,7 +175,6 @@ def test_a_line_that_is_being_written_ends_the_log(tmp_path: Path) -> None:
     [
         b"not a log\n",
         b"7\n",
-        b"[]\n",
         b"{}\n",
         b'{"Records": 7}\n',
         b'{\n"Records": [7]}\n',
@@ -204,3 +203,162 @@ def test_what_is_no_log_is_an_error_that_says_so(tmp_path: Path, data: bytes) ->
 def test_a_log_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="cannot be read"):
         list(read(tmp_path / "none"))
+
+
+GOOGLE_KEY = "projects/p/locations/europe-west1/keyRings/r/cryptoKeys/blobs"
+
+
+def google(method: str = "Decrypt", **more: Any) -> dict[str, Any]:
+    """An entry in the form of Google's reference of LogEntry and AuditLog."""
+    return {
+        "insertId": "1k2m3n",
+        "logName": "projects/p/logs/cloudaudit.googleapis.com%2Fdata_access",
+        "protoPayload": {
+            "@type": "type.googleapis.com/google.cloud.audit.AuditLog",
+            "authenticationInfo": {"principalEmail": "w@p.iam.gserviceaccount.com"},
+            "methodName": method,
+            "request": {"name": GOOGLE_KEY},
+            "requestMetadata": {"callerIp": "192.0.2.7"},
+            "resourceName": f"{GOOGLE_KEY}/cryptoKeyVersions/3",
+            "serviceName": "cloudkms.googleapis.com",
+            "status": {},
+            **more,
+        },
+        "resource": {"type": "cloudkms_cryptokeyversion"},
+        "severity": "INFO",
+        "timestamp": "2026-11-27T11:12:55.681178868Z",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "operation"),
+    [
+        ("Decrypt", "unwrap"),
+        ("Encrypt", "wrap"),
+        ("google.cloud.kms.v1.KeyManagementService.Decrypt", "unwrap"),
+        ("GetCryptoKey", None),
+        ("google.cloud.kms.v1.KeyManagementService.UpdateCryptoKeyVersion", None),
+    ],
+)
+def test_google_names_the_key_and_who_asked(
+    tmp_path: Path, method: str, operation: str | None
+) -> None:
+    (entry,) = read(written(tmp_path, google(method)))
+    assert (entry.scheme, entry.time) == ("gcp-kms:", AT)
+    if operation is None:
+        assert entry.use is None
+        return
+    assert entry.use is not None
+    assert (entry.use.operation, entry.use.key) == (operation, f"gcp-kms://{GOOGLE_KEY}")
+    assert (entry.use.count, entry.use.request_id) == (1, "1k2m3n")
+    assert entry.use.who == "w@p.iam.gserviceaccount.com at 192.0.2.7"
+
+
+def test_what_google_refused_gave_nothing_and_other_services_are_no_use(tmp_path: Path) -> None:
+    denied = google(status={"code": 7, "message": "permission denied"})
+    storage = google(serviceName="storage.googleapis.com", methodName="storage.objects.get")
+    (refused,) = uses(written(tmp_path, denied, storage))
+    assert refused.count == 0
+
+
+def test_a_list_as_gcloud_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text(json.dumps([google(), google("Encrypt")], indent=2))
+    assert [use.operation for use in uses(file)] == ["unwrap", "wrap"]
+
+
+def azure(operation: str = "KeyUnwrap", **properties: Any) -> dict[str, Any]:
+    """A record in the form of Microsoft's own example."""
+    return {
+        "time": "2026-11-27T11:12:55.6811788Z",
+        "resourceId": "/SUBSCRIPTIONS/X/RESOURCEGROUPS/G/PROVIDERS/MICROSOFT.KEYVAULT/VAULTS/V",
+        "operationName": operation,
+        "operationVersion": "7.4",
+        "category": "AuditEvent",
+        "resultType": "Success",
+        "resultSignature": "OK",
+        "durationMs": "78",
+        "callerIpAddress": "192.0.2.9",
+        "correlationId": "",
+        "identity": {"claim": {"appid": "1950a258-227b-4e31-a9cf-717495945fc2"}},
+        "properties": {
+            "clientInfo": "azsdk-python-keyvault-keys",
+            "requestUri": f"https://MY-vault.vault.azure.net:443/keys/Blobs/{'0' * 32}/unwrapkey",
+            "id": f"https://my-vault.vault.azure.net/keys/Blobs/{'0' * 32}",
+            "httpStatusCode": 200,
+            **properties,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("KeyUnwrap", "unwrap"),
+        ("KeyWrap", "wrap"),
+        ("KeyDecrypt", "unwrap"),
+        ("KeyEncrypt", "wrap"),
+        ("KeyGet", None),
+        ("VaultGet", None),
+    ],
+)
+def test_azure_names_the_key_and_who_asked(
+    tmp_path: Path, name: str, operation: str | None
+) -> None:
+    file = tmp_path / "PT1H.json"
+    file.write_text(json.dumps({"records": [azure(name)]}, indent=1))
+    (entry,) = read(file)
+    assert (entry.scheme, entry.use is None) == ("azure-kv:", operation is None)
+    if entry.use:
+        assert (entry.use.operation, entry.use.count) == (operation, 1)
+        assert entry.use.key == "azure-kv://my-vault.vault.azure.net/keys/Blobs"
+        assert entry.use.who == "1950a258-227b-4e31-a9cf-717495945fc2 at 192.0.2.9"
+
+
+def test_what_azure_refused_gave_nothing(tmp_path: Path) -> None:
+    (use,) = uses(written(tmp_path, azure(httpStatusCode=403)))
+    assert use.count == 0
+
+
+def test_a_row_of_a_workspace_is_the_same_as_a_record(tmp_path: Path) -> None:
+    row = {
+        "TimeGenerated": "2026-11-27T11:12:55.6811788Z",
+        "OperationName": "KeyUnwrap",
+        "CallerIpAddress": "192.0.2.9",
+        "Identity": azure()["identity"],
+        "Id": azure()["properties"]["id"],
+        "RequestUri": azure()["properties"]["requestUri"],
+        "HttpStatusCode": 200,
+    }
+    assert uses(written(tmp_path, row)) == uses(written(tmp_path, azure()))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {**google(), "protoPayload": 7},
+        {**google(), "timestamp": "soon"},
+        google(methodName=None) | {"protoPayload": {"serviceName": "cloudkms.googleapis.com"}},
+        google(status=7),
+        google(authenticationInfo="x"),
+        {**azure(), "properties": None},
+        azure(httpStatusCode="none"),
+        azure(requestUri="https://my-vault.vault.azure.net/secrets/x"),
+        {**azure(), "identity": 7},
+        {**azure(), "time": 9},
+        {"OperationName": "KeyUnwrap"},
+    ],
+)
+def test_what_is_no_entry_of_google_or_azure_is_an_error(
+    tmp_path: Path, entry: dict[str, Any]
+) -> None:
+    with pytest.raises(LogError, match="entry 1"):
+        uses(written(tmp_path, entry))
+
+
+def test_a_log_that_nests_without_end_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    for data in (b"[" * 100_000, b'{"records":' * 50_000, b'{"time":"2026-11-27T11:12:55Z"'):
+        file.write_bytes(data)
+        with pytest.raises(LogError):
+            uses(file)
