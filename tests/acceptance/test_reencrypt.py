@@ -1,0 +1,125 @@
+"""`rewrap start reencrypt` as an operator types it, on files and on S3, with workers of Celery."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedded import OpenBao
+from tests.cloudsites import Cloud, CloudSite
+from tests.nodes import Node, assert_balanced
+from tests.plaincontents import open_content
+from tests.sites import Ran, Site, campaign_in
+
+BLOBS = 240
+IN_S3 = 120
+GENERATION = 32
+
+
+@pytest.fixture
+def node(new_site: Callable[..., Site]) -> Iterator[Node]:
+    node = Node(new_site("reencrypt", batch=50))
+    node.start()
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    with Cloud() as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def node_in_s3(server_directory: Path, openbao: OpenBao, cloud: Cloud) -> Iterator[Node]:
+    node = Node(CloudSite(server_directory / "reencrypt-s3", openbao, cloud.address))
+    cloud.s3.create_bucket(node.site.bucket)
+    yield node
+    node.close()
+    node.site.close()
+
+
+def ended(node: Node, ran: Ran, blobs: int) -> dict[str, Any]:
+    """See that every blob was re-encrypted; return the status document."""
+    assert ran.code == 0, ran
+    document: dict[str, Any] = node.site.ask("status", str(campaign_in(ran.out)))
+    assert document["state"] == "complete"
+    assert document["counts"]["rewrapped"] == blobs
+    assert_balanced(document, blobs)
+    return document
+
+
+def assert_anew(
+    records: Mapping[str, Mapping[str, Any]],
+    keys: Mapping[str, bytes],
+    before: Sequence[bytes],
+    sealed: Callable[[str], bytes],
+    direct: bytes,
+) -> None:
+    """See that each blob has a content and a data key of its own, which no old key opens.
+
+    Args:
+        records: the sidecars by blob.
+        keys: the data keys that these wrap.
+        before: every data key that there was.
+        sealed: returns the content of a blob as it lies in the store.
+        direct: the legacy key that was itself the data key of many blobs.
+    """
+    assert len(set(keys.values())) == len(records)
+    assert not set(keys.values()) & {direct, *before}
+    assert len({record["object"] for record in records.values()}) == len(records)
+    for blob_id, record in records.items():
+        assert record["content"] == "stream-v1"
+        assert len(record["object"]) == GENERATION
+        assert "previous" not in record
+        content = sealed(blob_id)
+        open_content("stream-v1", keys[blob_id], content)
+        with pytest.raises(AssertionError):  # the content commits to its key
+            open_content("stream-v1", direct, content)
+
+
+@pytest.mark.timeout(300)
+def test_every_blob_in_a_folder_gets_a_data_key_of_its_own(node: Node) -> None:
+    site = node.site
+    ids = site.make(BLOBS, "r/")
+    direct = bytes.fromhex(site.environment["BLOB_KEY"])
+    reader = site.reader()
+    before = [reader.data_key(b) for b in ids]
+    assert before.count(direct) > BLOBS // 4
+    with site.watch(ids) as watch:
+        ended(node, site.rewrap("start", "reencrypt", "--yes", "--wait"), BLOBS)
+    assert watch.failures == []
+    assert site.wrong(ids) == []
+    assert site.key_ids(ids) == {site.version(1)}
+    records = {b: reader.sidecar(b) for b in ids}
+    keys = {b: reader.data_key(b) for b in ids}
+
+    def sealed(blob_id: str) -> bytes:
+        return (site.store / f"{blob_id}.blob.~{records[blob_id]['object']}").read_bytes()
+
+    assert_anew(records, keys, before, sealed, direct)
+    reader.close()
+
+
+@pytest.mark.timeout(300)
+def test_every_blob_in_s3_gets_a_data_key_of_its_own(node_in_s3: Node) -> None:
+    site = node_in_s3.site
+    ids = site.make(IN_S3, "r/")
+    direct = bytes.fromhex(site.environment["BLOB_KEY"])
+    node_in_s3.start()
+    ended(node_in_s3, site.rewrap("start", "reencrypt", "--yes", "--wait"), IN_S3)
+    assert site.wrong(ids) == []
+    first = site.reader.records(ids)
+    assert {record["key_id"] for record in first.values()} == {site.current()}
+    old = {b: site.reader.data_key(first[b], {"blob_id": b}) for b in ids}
+    # And once more, which is what a second campaign is asked for.
+    ended(node_in_s3, site.rewrap("start", "reencrypt", "--yes", "--wait"), IN_S3)
+    assert site.wrong(ids) == []
+    records = site.reader.records(ids)
+    keys = {b: site.reader.data_key(records[b], {"blob_id": b}) for b in ids}
+
+    def sealed(blob_id: str) -> bytes:
+        return site.reader._object(f"{blob_id}.blob.~{records[blob_id]['object']}")
+
+    assert_anew(records, keys, list(old.values()), sealed, direct)
