@@ -20,6 +20,7 @@ WORK_OF = {
     Kind.BACKUP: ShardKind.BACKUP,
     Kind.SEAL: ShardKind.REWRAP,
     Kind.UNDO: ShardKind.REWRAP,
+    Kind.SWEEP: ShardKind.REWRAP,
 }
 """The shards whose counters are the campaign's counts."""
 
@@ -36,6 +37,7 @@ class Progress:
         unclaimed: shards whose offers lapsed, one after another, without a claim.
         rate_per_s: blobs decided a second since the first shard was claimed.
         verified: blobs of the sample that the verifying task opened.
+        content_bytes: of the contents that a plan measured, or that were removed.
     """
 
     scanned: int
@@ -45,6 +47,7 @@ class Progress:
     unclaimed: int
     rate_per_s: float | None
     verified: int
+    content_bytes: int = 0
 
     @property
     def decided(self) -> int:
@@ -86,6 +89,7 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
         text(
             f"SELECT kind, state, count(*) AS shards, {sums},"  # noqa: S608 - constants
             " sum(total)::bigint AS total, sum(kms_requests)::bigint AS kms_requests,"
+            " sum(content_bytes)::bigint AS content_bytes,"
             " sum(lapses)::bigint AS lapses, min(started_at) AS started_at,"
             " max(finished_at) AS finished_at, clock_timestamp() AS now"
             " FROM shard WHERE campaign_id = :campaign GROUP BY 1, 2"
@@ -107,6 +111,7 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
         rate_per_s=done / seconds if seconds and done else None,
         # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
         verified=int(sum(row.total if kind in OPENING else row.current for row in proofs)),
+        content_bytes=int(sum(row.content_bytes for row in work)),
     )
 
 
