@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from keywrap.contentwriting import Stopwatch
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, KmsError, ProofFailedError
@@ -121,6 +122,7 @@ class Move:
         source: the wrap to open, where it is not the one that readers use.
         data_key: its data key, where a step shows it.
         fresh: the data key that is to take its place, where it gets another.
+        watch_write: tells whether that content may still be named.
         generation: the name of the content that is written under the fresh data key.
         new: its new wrap.
         content_bytes: what its result is to say of its content.
@@ -136,6 +138,7 @@ class Move:
     source: WrappedKey | None = None
     data_key: DataKey | None = field(default=None, repr=False)
     fresh: DataKey | None = field(default=None, repr=False)
+    watch_write: Stopwatch | None = None
     generation: str | None = None
     new: WrappedKey | None = None
     content_bytes: int = 0
