@@ -40,6 +40,12 @@ def node_in_s3(server_directory: Path, openbao: OpenBao, cloud: Cloud) -> Iterat
     node.site.close()
 
 
+def typed(site: Site, *arguments: str, code: int = 0) -> str:
+    ran = site.rewrap(*arguments)
+    assert ran.code == code, ran
+    return ran.out + ran.err
+
+
 def ended(node: Node, ran: Ran, blobs: int) -> dict[str, Any]:
     """See that every blob was re-encrypted; return the status document."""
     assert ran.code == 0, ran
@@ -87,9 +93,20 @@ def test_every_blob_in_a_folder_gets_a_data_key_of_its_own(node: Node) -> None:
     reader = site.reader()
     before = [reader.data_key(b) for b in ids]
     assert before.count(direct) > BLOBS // 4
+    untouched = site.fingerprint()
+    plan = site.ask("plan", "reencrypt", "--sample", str(BLOBS))
+    assert site.fingerprint() == untouched
+    assert plan["next_command"] == "rewrap start reencrypt"
+    assert plan["counts"]["moving"] == plan["sample"]["opened"] == BLOBS
+    stored = sum(path.stat().st_size for path in site.store.rglob("*.blob"))
+    assert plan["content_bytes"]["sampled"] == plan["content_bytes"]["stored"] == stored
+    said = typed(site, "plan", "reencrypt")
+    assert "the store needs room for these besides" in said
     with site.watch(ids) as watch:
         ended(node, site.rewrap("start", "reencrypt", "--yes", "--wait"), BLOBS)
     assert watch.failures == []
+    written = sum(path.stat().st_size for path in site.store.rglob("*.blob.~*"))
+    assert written == pytest.approx(plan["content_bytes"]["written"], rel=0.05)
     assert site.wrong(ids) == []
     assert site.key_ids(ids) == {site.version(1)}
     records = {b: reader.sidecar(b) for b in ids}
@@ -103,13 +120,20 @@ def test_every_blob_in_a_folder_gets_a_data_key_of_its_own(node: Node) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_every_blob_in_s3_gets_a_data_key_of_its_own(node_in_s3: Node) -> None:
+def test_every_blob_in_s3_gets_a_data_key_of_its_own(node_in_s3: Node, cloud: Cloud) -> None:
     site = node_in_s3.site
     ids = site.make(IN_S3, "r/")
     direct = bytes.fromhex(site.environment["BLOB_KEY"])
     node_in_s3.start()
+    plan = site.ask("plan", "reencrypt", "--sample", "50")
+    assert plan["kms_requests"]["total"] >= 2 * IN_S3  # a wrap and an unwrap each
+    before = cloud.s3.operations.copy()
     ended(node_in_s3, site.rewrap("start", "reencrypt", "--yes", "--wait"), IN_S3)
+    asked = cloud.s3.operations - before
     assert site.wrong(ids) == []
+    assert asked["PutObject"] == pytest.approx(plan["store_requests"]["writes"], rel=0.1)
+    uncounted = 3 * IN_S3  # by every plan: the backup reads sidecars, the canary contents too
+    assert asked["GetObject"] - uncounted == pytest.approx(plan["store_requests"]["reads"], rel=0.2)
     first = site.reader.records(ids)
     assert {record["key_id"] for record in first.values()} == {site.current()}
     old = {b: site.reader.data_key(first[b], {"blob_id": b}) for b in ids}
