@@ -35,6 +35,9 @@ from keywrap.stores import (
     TooLargeError,
 )
 
+CLOCK = f"{RESERVED}clock-"
+"""How the objects begin that tell a store's time; they are removed at once."""
+
 MIN_GRACE_S = 86_400.0
 """The shortest grace time, in seconds."""
 
@@ -78,7 +81,7 @@ def take_bearings(store: Store) -> Bearings:
     """
     if not isinstance(store, RemovingStore):
         raise CannotSweepError("the store does not say how old objects are", "store_without_ages")
-    name = f"{RESERVED}clock-{secrets.token_hex(16)}"
+    name = f"{CLOCK}{secrets.token_hex(16)}"
     store.create(name, b"what time is it?")
     entry = store.look(name)
     try:

@@ -34,7 +34,7 @@ class Journal:
     def used(self, *_: object) -> None:
         pass
 
-    def removes(self, blob_id: str, name: str, size: int) -> None:
+    def removes(self, _blob_id: str, name: str, _size: int) -> None:
         self.removed.append(name)
 
 
