@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 
 from embedded import OpenBao
-from tests.cloudsites import Cloud, CloudSite
-from tests.nodes import Node, assert_balanced
+from tests.cloudsites import Cloud, CloudSite, LiveWriter
+from tests.nodes import Node, assert_balanced, until
 from tests.plaincontents import open_content
 from tests.sites import Ran, Site, campaign_in
 
 BLOBS = 240
 IN_S3 = 120
 GENERATION = 32
+DAY_S = 86_400
+CONTENT = ".blob"
+LIVE = 8
 
 
 @pytest.fixture
@@ -120,8 +123,12 @@ def test_every_blob_in_a_folder_gets_a_data_key_of_its_own(node: Node) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_every_blob_in_s3_gets_a_data_key_of_its_own(node_in_s3: Node, cloud: Cloud) -> None:
+def test_every_blob_in_s3_gets_a_data_key_of_its_own_and_old_contents_are_swept(
+    node_in_s3: Node, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = node_in_s3.site
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATHEAPPLICATION")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the application's own")
     ids = site.make(IN_S3, "r/")
     direct = bytes.fromhex(site.environment["BLOB_KEY"])
     node_in_s3.start()
@@ -147,3 +154,49 @@ def test_every_blob_in_s3_gets_a_data_key_of_its_own(node_in_s3: Node, cloud: Cl
         return site.reader._object(f"{blob_id}.blob.~{records[blob_id]['object']}")
 
     assert_anew(records, keys, list(old.values()), sealed, direct)
+    newest = max(d["campaign"] for d in site.ask("status") if d["kind"] == "reencrypt")
+    sweep(node_in_s3, cloud, newest, ids)
+
+
+def grow_old(cloud: Cloud, bucket: str) -> None:
+    """Let everything that lies in a bucket have been written eight days earlier."""
+    objects = cloud.s3._buckets[bucket]
+    for key, found in list(objects.items()):
+        objects[key] = found._replace(modified=found.modified - 8 * DAY_S)
+
+
+def sweep(node: Node, cloud: Cloud, campaign: int, ids: list[str]) -> None:
+    """Remove the old contents of two re-encryptions, and of an application's own writes."""
+    site, objects = node.site, cloud.s3._buckets[node.site.bucket]
+    command = ("sweep", str(campaign), "--yes", "--wait")
+    assert "[sweep_not_allowed]" in typed(site, *command, code=4)
+    site.config.write_text(f"{site.config.read_text()}\n[reencrypt]\nsweep = true\n")
+    assert "[grace_not_over]" in typed(site, *command, code=4)
+    with node.ledger.begin() as connection:
+        connection.exec_driver_sql("UPDATE campaign SET finished_at = finished_at - interval '8 d'")
+    node.close()
+    node.start()  # the workers read the configuration anew
+    assert document_of(site, typed(site, *command))["counts"]["excluded"] == IN_S3, "too young"
+    grow_old(cloud, site.bucket)
+    live, quiet = ids[:LIVE], ids[LIVE:]
+    before = dict(objects)
+    with LiveWriter(site, cloud, live) as writer:
+        until(lambda: all(writer.done.values()), "each is written once")
+        document = document_of(site, typed(site, *command))
+    assert writer.failures == []
+    assert document["kind"] == "sweep"
+    assert document["counts"]["rewrapped"] == len(quiet)
+    assert document["counts"]["excluded"] == LIVE
+    gone = [found for key, found in before.items() if key not in objects and CONTENT in key]
+    assert len(gone) == 2 * len(quiet)
+    assert document["freed_bytes"] == sum(len(found.data) for found in gone)
+    assert site.wrong(quiet) == []
+    assert all(writer.is_there(b, site.reader.open(b)) for b in live)
+    assert site.ask("audit", "verify")["faults"] == []
+    verified = site.rewrap("verify", "--all", "--json")
+    assert (verified.code, verified.document["counts"]["current"]) == (0, IN_S3), verified
+
+
+def document_of(site: Site, out: str) -> dict[str, Any]:
+    document: dict[str, Any] = site.ask("status", str(campaign_in(out)))
+    return document
