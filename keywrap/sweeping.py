@@ -176,7 +176,10 @@ class Sweeper(Rewrapper):
     def _remove_one(self, move: Move) -> None:
         kept = ""
         removed = False
+        live = _seen(move).sidecar.object
         for generation in self.leftovers[move.blob_id]:
+            if generation == live:
+                continue
             try:
                 why = self._remove(move, generation)
             except ChangedError:
@@ -198,16 +201,12 @@ class Sweeper(Rewrapper):
         Raises:
             ChangedError: the sidecar or the object is not what it was.
         """
-        stored, live = _seen(move).stored, _seen(move).sidecar.object
+        stored = _seen(move).stored
         assert stored is not None  # noqa: S101 - decided otherwise
-        if generation == live:
-            return ""
-        if generation and generation.encode() in stored.data:
-            return "named_by_sidecar"  # as `object`, or in whatever field of whoever
-        if not generation and not self.heeds:
-            return "store_ignores_conditions"
         name = self.reader.layout.content_name(move.blob_id, generation or None)
         try:
+            if why := self._is_spoken_for(generation, name, stored.data):
+                return why
             entry = self._store.look(name)
             if entry.written_at >= self.horizon:
                 return "too_young"
@@ -218,6 +217,28 @@ class Sweeper(Rewrapper):
             return "" if isinstance(error, NotFoundError) else error.reason_code
         move.content_bytes += entry.size * is_removed
         return None if is_removed else ""
+
+    def _is_spoken_for(self, generation: str, name: str, sidecar: bytes) -> str:
+        """Say why somebody may want a content, whatever its age; empty where nobody may."""
+        if not generation:
+            return "" if self.heeds else "store_ignores_conditions"
+        if generation.encode() in sidecar:
+            return "named_by_sidecar"  # in whatever field of whoever
+        return "has_a_sidecar" if self._is_a_blob(name) else ""
+
+    def _is_a_blob(self, name: str) -> bool:
+        """Whether somebody's blob happens to be called as contents are that we name.
+
+        No such blob is read or moved by us (`Layout.content_name` refuses it), and none removed.
+        """
+        layout = self.reader.layout
+        if layout.blob_suffix:
+            return False  # its own content has a suffix behind the generation
+        try:
+            self._store.look(name + layout.sidecar_suffix)
+        except NotFoundError:
+            return False
+        return True
 
     def _require_unchanged(self, move: Move, data: bytes) -> None:
         name = self.reader.layout.sidecar_name(move.blob_id)

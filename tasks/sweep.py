@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from keywrap.sweeping import CannotSweepError, Sweeper, take_bearings
-from ledger import findings
+from ledger import findings, progress
 from tasks.leases import Work
 
 
@@ -23,9 +23,11 @@ def sweeper_of(work: Work, blob_ids: Sequence[str]) -> Sweeper:
             "and restart it",
             "sweep_not_allowed",
         )
-    with runtime.ledger.begin() as connection:
-        leftovers = findings.leftovers_of(connection, campaign.id, blob_ids)
     bearings = take_bearings(runtime.reader.store)
+    with runtime.ledger.begin() as connection:
+        # By the slower of two clocks: one that was set wrong ends no grace time.
+        now = min(bearings.now, progress.now(connection))
+        leftovers = findings.leftovers_of(connection, campaign.id, blob_ids)
     return Sweeper(
         runtime.reader,
         runtime.keys,
@@ -33,7 +35,7 @@ def sweeper_of(work: Work, blob_ids: Sequence[str]) -> Sweeper:
         runtime.pool,
         journal=work.journal,
         leftovers=leftovers,
-        horizon=bearings.now - timedelta(seconds=runtime.grace_s),
+        horizon=now - timedelta(seconds=runtime.grace_s),
         heeds=bearings.heeds,
         beat=work.moved,
     )

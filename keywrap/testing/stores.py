@@ -38,7 +38,6 @@ class MemoryStore:
         self.writes = 0
         self._objects: dict[str, bytes] = {}
         self._written: dict[str, datetime] = {}
-        self._ahead = [timedelta()]
         self._lock = RLock()
         self._failures: dict[Operation, list[StoreError]] = defaultdict(list)
         self._callbacks: dict[Operation, list[Callable[[], None]]] = defaultdict(list)
@@ -57,20 +56,21 @@ class MemoryStore:
         self._callbacks[operation].append(callback)
 
     def let_time_pass(self, seconds: float) -> None:
-        """Put the store's clock forward."""
-        self._ahead[0] += timedelta(seconds=seconds)
+        """Let all that is there have been written so much earlier."""
+        with self._lock:
+            for name in self._objects:
+                self._written[name] = self._written_at(name) - timedelta(seconds=seconds)
 
     def stamp(self, name: str) -> None:
         """Note that an object was written now; what nobody stamped is as young."""
-        self._written[name] = self._now()
+        self._written[name] = datetime.now(UTC)
 
     def share(self, other: "MemoryStore") -> None:
-        """Hold the objects of another one, and go by its clock."""
-        self._objects = other._objects  # noqa: SLF001 - our own class
-        self._written, self._ahead = other._written, other._ahead  # noqa: SLF001 - likewise
+        """Hold the objects of another one."""
+        self._objects, self._written = other._objects, other._written  # noqa: SLF001 - our own
 
-    def _now(self) -> datetime:
-        return datetime.now(UTC) + self._ahead[0]
+    def _written_at(self, name: str) -> datetime:
+        return self._written.get(name) or datetime.now(UTC)
 
     def check(self) -> None:
         """Tell a store that is away from an object that is; see `Store.check`."""
@@ -132,7 +132,7 @@ class MemoryStore:
 
     def _entry(self, name: str) -> Entry:
         data = self._get(name)
-        written_at = self._written.get(name) or self._now()
+        written_at = self._written_at(name)
         tag = f"{hashlib.sha256(data).hexdigest()}-{self._written.get(name)}"
         return Entry(len(data), tag, written_at)
 

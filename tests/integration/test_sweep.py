@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from keywrap.rewrapping import Outcome
-from keywrap.sweeping import Sweeper
+from keywrap.sweeping import Bearings, Sweeper
 from ledger.campaigns import RequestRefusedError
 from ledger.connection import Ledger
 from ledger.states import Kind, ShardKind, State
@@ -169,6 +170,21 @@ def test_a_blob_that_does_not_open_is_an_exception_and_keeps_all(yard: Yard) -> 
     assert blob_id in stored(yard)
     yard.world.store._objects[live] = whole
     assert yard.world.wrong() == []
+
+
+def test_a_store_whose_clock_runs_ahead_ends_no_grace_time(yard: Yard) -> None:
+    yard.plant(BLOBS, KINDS)
+    followed = yard.start(Kind.REENCRYPT)
+    yard.run(followed)
+    before = yard.world.snapshot()
+    store = yard.world.store
+    with pytest.MonkeyPatch.context() as patch:
+        ahead = Bearings(store.look(min(before)).written_at + timedelta(days=30), heeds=True)
+        patch.setattr("tasks.sweep.take_bearings", lambda _store: ahead)
+        campaign = begin(yard, followed)
+        assert yard.run(campaign).state is State.COMPLETE
+    assert yard.counts(campaign) == only(Outcome.EXCLUDED, BLOBS)
+    assert yard.world.snapshot() == before
 
 
 def test_a_worker_that_may_remove_nothing_removes_nothing_and_says_so(yard: Yard) -> None:

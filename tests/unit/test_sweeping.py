@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -297,6 +299,17 @@ def test_a_content_that_a_sidecar_mentions_anywhere_stays(yard: Yard, field: str
     assert f"a.~{record['object']}" in yard.stored()
 
 
+def test_a_blob_that_is_called_as_a_content_of_another_stays(yard: Yard) -> None:
+    world = yard.world
+    world.put("a", b"ours")
+    stranger = f"a.~{'0' * 32}"
+    world.store._objects |= {stranger: b"a stranger's", f"{stranger}.sidecar.json": b"{}"}
+    yard.let_grace_pass()
+    result = by_id(yard.sweep("a"))["a"]
+    assert (result.outcome, result.reason_code) == (Outcome.EXCLUDED, "has_a_sidecar")
+    assert stranger in yard.stored()
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_before_any_step_every_blob_opens_and_the_next_run_ends_it(
     swept: Yard, step: str
@@ -341,6 +354,78 @@ def test_two_sweeps_at_once_remove_no_more_than_one(swept: Yard, step: str) -> N
     assert swept.stored() == swept.live()
     freed = sum(r.content_bytes for report in (first, *other) for r in report.results)
     assert freed == sum(r.content_bytes for r in other[0].results), "counted once"
+
+
+class History:
+    """One blob, and every sidecar that it had: each may be put back until its grace is over."""
+
+    def __init__(self, yard: Yard, random: Random) -> None:
+        self.yard, self.random, self.now = yard, random, 0.0
+        self.editions: list[tuple[float, bytes, bytes]] = []  # ended when, sidecar, text
+        yard.world.put("a", b"first")
+
+    def end_edition(self) -> None:
+        world = self.yard.world
+        self.editions.append((self.now, world.raw("a"), world.originals["a"]))
+
+    def put(self) -> None:
+        self.end_edition()
+        self.yard.world.put("a", b"%d" % len(self.editions))
+
+    def reencrypt(self) -> None:
+        self.end_edition()
+        self.yard.reencrypt("a", mark=b"%d" % len(self.editions))
+
+    def roll_back(self) -> None:
+        kept = [e for e in self.editions if self.now - e[0] < GRACE_S]
+        if kept:
+            _, record, text = self.random.choice(kept)
+            self.end_edition()
+            roll_back(self.yard.world, "a", record)
+            self.yard.world.originals["a"] = text
+
+    def wait(self) -> None:
+        seconds = self.random.choice([0.1, 0.6, 1.1]) * GRACE_S
+        self.now += seconds
+        self.yard.world.store.let_time_pass(seconds)
+
+    def sweep(self) -> None:
+        """Sweep while something else happens, or the worker dies."""
+        act = self.random.choice([self.put, self.roll_back, self.reencrypt, crash, lambda: None])
+        step = self.random.choice(STEPS)
+        with suppress(SimulatedCrash):
+            self.yard.sweep("a", before=at(step, act))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_the_blob_opens_and_may_be_put_back_within_the_grace_time(
+    seed: int,
+) -> None:
+    for n in range(15):
+        random = Random(100 * seed + n)
+        yard = Yard()
+        history = History(yard, random)
+        for _ in range(15):
+            random.choice(
+                [history.put, history.reencrypt, history.roll_back]
+                + 3 * [history.wait]
+                + 3 * [history.sweep]
+            )()
+            assert yard.world.wrong() == [], f"seed {seed}, run {n}"
+            for ended, record, text in history.editions:
+                if history.now - ended < GRACE_S:
+                    assert text == opened(yard.world, record), f"seed {seed}, run {n}"
+
+
+def opened(world: World, record: bytes) -> bytes:
+    """Open the blob as another sidecar of it says."""
+    now = world.raw("a")
+    roll = world.layout.sidecar_name("a")
+    world.store._objects[roll] = record
+    try:
+        return world.app.get("a")
+    finally:
+        world.store._objects[roll] = now
 
 
 def test_a_removal_without_an_answer_is_looked_at_again(swept: Yard) -> None:
