@@ -115,6 +115,11 @@ class AzureContainer:
         """
         self._requests.delete(f"{self._url}/{quote(key, safe='/')}", _HEADERS)
 
+    def remove(self, key: str, tag: str) -> Reply | None:
+        """Delete a blob that has this ETag; see `keywrap.objectstore.Bucket.remove`."""
+        headers = {**_HEADERS, "If-Match": tag}
+        return self._requests.remove(f"{self._url}/{quote(key, safe='/')}", headers)
+
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say why the container refused."""
         place = f"Azure container {self._name!r} of account {self._account!r}"

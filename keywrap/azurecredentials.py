@@ -33,8 +33,9 @@ _LAST = timedelta(minutes=8)
 """azure-identity gives tokens that are good for 5 minutes at least; obstore asks again 5 minutes
 before this time is over, so that a changed file is noticed soon as well."""
 
-_UNSIGNED_HEADERS = 11
-"""Content-Encoding to Range: none of them is sent, and a length of 0 is signed as none."""
+_UNSIGNED_HEADERS = 7, 3
+"""Content-Encoding to If-Modified-Since, If-None-Match to Range: none of them is sent, and a length
+of 0 is signed as none. If-Match stands in between."""
 
 ReadSecret = Callable[[], str]
 """Returns a secret as it stands now; raises `StoreUnavailableError` where there is none."""
@@ -103,7 +104,9 @@ class AccountKey:
         request.headers["x-ms-date"] = formatdate(usegmt=True)
         parts = urlsplit(request.url or "")
         named = sorted((k.lower(), str(v)) for k, v in request.headers.items() if _is_signed(k))
-        lines = [str(request.method), *[""] * _UNSIGNED_HEADERS]
+        before, after = _UNSIGNED_HEADERS
+        match = str(request.headers.get("If-Match", ""))
+        lines = [str(request.method), *[""] * before, match, *[""] * after]
         lines += [f"{name}:{value}" for name, value in named]
         lines.append(f"/{self._account}{parts.path}")
         lines += [f"{k}:{v}" for k, v in sorted(parse_qsl(parts.query, keep_blank_values=True))]

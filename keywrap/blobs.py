@@ -14,7 +14,7 @@ from keywrap.blobkeys import BlobKeys, LegacyCutOffError, ReadOnlyError
 from keywrap.config import TABLES, KeywrapConfig, open_keys, open_reader, read_file
 from keywrap.contentformat import ContentError, ContentFormat, Readable
 from keywrap.contents import NEW_CONTENT, content_format
-from keywrap.contentwriting import write_content
+from keywrap.contentwriting import Stopwatch, TooSlowError, write_content
 from keywrap.control import ControlSource, open_control
 from keywrap.datakey import DataKey
 from keywrap.keycache import KeyCache
@@ -30,6 +30,7 @@ __all__ = [
     "EncryptedBlobs",
     "LegacyCutOffError",
     "ReadOnlyError",
+    "TooSlowError",
     "open_blobs",
 ]
 
@@ -128,13 +129,14 @@ class EncryptedBlobs:
 
         The content goes to a new object and becomes visible by one conditional write of the
         sidecar: a crash before it leaves what was there, whole. The content it replaces stays in
-        the store, since a reader may be on its way to it.
+        the store, since a reader may be on its way to it; `rewrap sweep` removes it later.
 
         Raises:
             ReadOnlyError: the configuration names no primary KEK.
             UnsafeBlobIdError: the id cannot name a blob.
             QuarantineError: the sidecar that is there cannot be parsed; it is left as it is.
             BusyBlobError: other writers came first each time.
+            TooSlowError: the content took more than `COMMIT_WITHIN_S`; nothing of it is visible.
             KmsError: the KEK cannot be used; writes never fall back to another key.
             UnlistedKeyError: the control file's KEK is not listed.
             ControlError: which KEK version is current is not known.
@@ -163,8 +165,9 @@ class EncryptedBlobs:
         data_key = DataKey.generate()
         # Before the content, so that a KMS that is away is known at once.
         wrapped = self._wraps.wrap(blob_id, data_key)
+        watch = Stopwatch()
         write_content(self.reader.store, name, data_key, source)
-        self._commit(blob_id, generation, data_key, wrapped)
+        self._commit(blob_id, generation, data_key, wrapped, watch)
 
     @property
     def _wraps(self) -> BlobKeys:
@@ -204,7 +207,12 @@ class EncryptedBlobs:
         Trail(self.audit).record("alert", blob_id, version, error)
 
     def _commit(
-        self, blob_id: str, generation: str, data_key: DataKey, wrapped: WrappedKey
+        self,
+        blob_id: str,
+        generation: str,
+        data_key: DataKey,
+        wrapped: WrappedKey,
+        watch: Stopwatch,
     ) -> None:
         """Let the sidecar name the new content: the one write that makes it visible."""
         name = self.reader.layout.sidecar_name(blob_id)
@@ -218,6 +226,7 @@ class EncryptedBlobs:
             old = Sidecar() if seen is None else seen.sidecar
             moved = old.rewrapped(wrapped, context, previous=None)
             data = replace(moved, content=NEW_CONTENT, object=generation).to_bytes()
+            watch.require_time()
             try:
                 if seen is None or seen.stored is None:
                     store.create(name, data)

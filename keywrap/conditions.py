@@ -48,7 +48,7 @@ def require_conditional_writes(store: Store, name: str) -> None:
         StoreUnavailableError: it did not answer, or not with a refusal.
     """
     read = store.read(name)
-    stale = Stored(b"never written", _another(read.tag))
+    stale = Stored(b"never written", another_tag(read.tag))
     _refuses(lambda: store.create(name, read.data), AlreadyExistsError, "If-None-Match")
     _refuses(lambda: store.replace(name, read.data, stale), ChangedError, "If-Match")
 
@@ -90,7 +90,7 @@ def probe(store: Store) -> None:
         raise ProbeLeftError(f"{name} could not be removed: {error}", name=name) from error
 
 
-def _another(tag: str) -> str:
+def another_tag(tag: str) -> str:
     """Return a tag that the object does not bear, of the same form: some stores refuse others."""
     other, changes = _LAST_DIGIT.subn(lambda found: "1" if found[0] == "2" else "2", tag)
     return other if changes else f'"{secrets.token_hex(16)}"'

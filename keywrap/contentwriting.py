@@ -1,5 +1,6 @@
 """Writing a content: encrypted as `stream-v1` to an object that nobody names yet."""
 
+import time
 from collections.abc import Iterator
 from itertools import chain
 
@@ -7,6 +8,46 @@ from keywrap.contentformat import READ_BYTES, Readable
 from keywrap.datakey import DataKey
 from keywrap.stores import Store, StreamingStore
 from keywrap.stream_v1 import StreamV1
+
+COMMIT_WITHIN_S = 6 * 3600.0
+"""From the beginning of a new content until a sidecar may name it at the latest, in seconds.
+
+A sweep removes contents that no sidecar names and that are older than a grace time, of a day at the
+least. Whoever may still commit one has begun it much later than that."""
+
+
+class TooSlowError(Exception):
+    """A new content was begun too long ago to be named now; a sweep may be about to remove it."""
+
+
+class Stopwatch:
+    """Tells whether a new content may still be named by a sidecar.
+
+    It goes by two clocks, and by whichever says that more time has passed: one that nobody sets
+    but that may stand still while the machine does, and the time of day.
+    """
+
+    def __init__(self) -> None:
+        self._begun = _clocks()
+
+    def require_time(self) -> None:
+        """See that the content is young enough.
+
+        Raises:
+            TooSlowError: it is not.
+        """
+        passed = max(now - then for now, then in zip(_clocks(), self._begun, strict=True))
+        if passed > COMMIT_WITHIN_S:
+            raise TooSlowError(
+                f"its content was begun {passed / 3600:.1f} hours ago, more than "
+                f"{COMMIT_WITHIN_S / 3600:.0f}; nothing of it is visible: write it again"
+            )
+
+
+def _clocks() -> tuple[float, float]:
+    # Linux stops CLOCK_MONOTONIC while it sleeps, and not this one.
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock), time.time()
 
 
 def write_content(store: Store, name: str, data_key: DataKey, source: Readable) -> None:

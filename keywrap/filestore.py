@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from keywrap import fileswap
@@ -32,6 +33,7 @@ from keywrap.layout import RESERVED
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
+    Entry,
     NotAnObjectError,
     NotFoundError,
     Stored,
@@ -203,6 +205,29 @@ class FileStore:
             with _Mapped(name, _UNKNOWN):
                 os.fsync(at.folder)
 
+    def look(self, name: str) -> Entry:
+        """Say how large and old a file is; see `RemovingStore.look`.
+
+        Its age is that of its inode's last change, which no program sets back, not that of its
+        modification time, which copies and restores bring along.
+        """
+        with _Mapped(name), self._place_of(name) as at:
+            return _entry(name, at)
+
+    def remove(self, name: str, expected: Entry) -> bool:
+        """Remove a file that is what was seen, durably; see `RemovingStore.remove`."""
+        try:
+            with _Mapped(name), self._place_of(name) as at:
+                with _locked(name, at.root):
+                    if _entry(name, at) != expected:
+                        raise ChangedError(f"{name!r} is no longer what was seen", name=name)
+                    os.unlink(at.leaf, dir_fd=at.folder)
+                with _Mapped(name, _UNKNOWN):
+                    os.fsync(at.folder)
+        except NotFoundError:
+            return False
+        return True
+
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the name of every object that starts with `prefix`; see `Store.names`.
 
@@ -296,6 +321,14 @@ def _store_error(error: OSError, name: str, outcome: str) -> StoreError:
     if error.errno in _NO_OBJECT:
         return _no_object(name)
     return StoreUnavailableError(f"{name!r}: {error.strerror}; {outcome}", name=name)
+
+
+def _entry(name: str, at: Place) -> Entry:
+    found = os.stat(at.leaf, dir_fd=at.folder, follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode):
+        raise _no_object(name)
+    tag = f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
+    return Entry(found.st_size, tag, datetime.fromtimestamp(found.st_ctime, UTC))
 
 
 def _no_object(name: str) -> NotAnObjectError:

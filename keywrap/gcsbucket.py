@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from keywrap.objectlisting import Page, list_keys
-from keywrap.objectreplies import Reply
+from keywrap.objectreplies import Kind, Reply
 from keywrap.objectstore import LISTING_THREADS, Operation
 from keywrap.stores import StoreUnavailableError
 
@@ -98,6 +98,18 @@ class GcsBucket:
             if page.keys or page.folders or not page.truncated:
                 return page
         raise self._strange("pages without an entry that are not the last")
+
+    def remove(self, key: str, tag: str) -> Reply | None:
+        """Delete an object of this generation; see `keywrap.objectstore.Bucket.remove`.
+
+        JSON API of Cloud Storage, "Objects: delete", `ifGenerationMatch`.
+        """
+        url = f"{self._url}/{quote(key, safe='')}?ifGenerationMatch={tag}"
+        reply = self._requests.remove(url, {})
+        if reply is not None and reply.status == HTTPStatus.NOT_FOUND:
+            # Object or bucket: this API calls both `notFound`. Whoever looks again is told.
+            return Reply(Kind.MISSING, reply.status, reply.code)
+        return reply
 
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say why the bucket refused."""

@@ -10,7 +10,8 @@ An event is one line of JSON, flat and without key material:
 
 `unwrap`, `wrap`, `rewrap`: the wrap was opened, made, moved by the service. `prove`: the new wrap
 was opened, to compare. `decided`: what the blob came to; its `outcome` is one of
-`keywrap.moves.Outcome`. `approval`: a person asked for something, approved it or did it alone.
+`keywrap.moves.Outcome`. `remove`: an old content is about to be removed; it has `object`, its
+name, and `bytes`, its size. `approval`: a person asked for something, approved it or did it alone.
 """
 
 import json
@@ -46,11 +47,26 @@ class Journal(Protocol):
             AuditUnavailableError: it cannot be written. What came out is not to be used.
         """
 
+    def removes(self, blob_id: str, name: str, size: int) -> None:
+        """Note that an old content is about to be removed, before it is.
+
+        Args:
+            blob_id: the blob whose content it was.
+            name: the object's name.
+            size: in bytes.
+
+        Raises:
+            AuditUnavailableError: it cannot be written. Nothing is to be removed.
+        """
+
 
 class NoJournal:
     """Takes no note: where the library's user has an audit log of their own, and in tests."""
 
     def used(self, operation: Operation, uses: Iterable[Use]) -> None:
+        """Forget it."""
+
+    def removes(self, blob_id: str, name: str, size: int) -> None:
         """Forget it."""
 
     def decided(self, results: Sequence[Result]) -> None:
@@ -104,6 +120,12 @@ class SegmentJournal:
             end = b',"request_id":' + _text(request_id) + tail if request_id else tail
             lines.append(head + _text(blob_id) + end)
         self._write(lines)
+
+    def removes(self, blob_id: str, name: str, size: int) -> None:
+        """Note what is about to be removed; see `Journal.removes`."""
+        what = b',"object":' + _text(name) + b',"bytes":%d' % size
+        head = _start("remove") + _outcome("begun", "") + b',"blob_id":' + _text(blob_id)
+        self._write([head + what + self._tail])
 
     def decided(self, results: Sequence[Result]) -> None:
         """Note what blobs came to.

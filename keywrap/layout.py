@@ -137,6 +137,18 @@ class Layout:
             )
         return name
 
+    def content_of(self, name: str) -> tuple[str, str] | None:
+        """Tell whose content an object is, of which generation; None where it is no content.
+
+        Returns:
+            The blob's id, and the generation: empty for content under the blob's own name.
+        """
+        found = _GENERATION.search(name)
+        parsed = self.parse(name[: found.start()] if found else name)
+        if parsed is None or parsed[1] is not Part.CONTENT:
+            return None
+        return parsed[0], found[0].removeprefix(".~") if found else ""
+
     def parse(self, name: str) -> tuple[str, Part] | None:
         """Tell which part of which blob an object is, or None where it is no part of a blob."""
         if name.startswith(RESERVED) or (".~" in name and _GENERATION.search(name)):

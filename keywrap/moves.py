@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from keywrap.contentwriting import Stopwatch
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, KmsError, ProofFailedError
@@ -74,12 +75,22 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The outcome of one blob, with the reason where it needs one."""
+    """The outcome of one blob, with the reason where it needs one.
+
+    Attributes:
+        blob_id: the blob.
+        outcome: what happened to it.
+        reason_code: why, as a short stable code; may be empty.
+        detail: the same as a sentence.
+        content_bytes: of its content as it lies in the store, where a plan measured it; of the
+            contents that were removed, where some were.
+    """
 
     blob_id: str
     outcome: Outcome
     reason_code: str = ""
     detail: str = ""
+    content_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +122,10 @@ class Move:
         source: the wrap to open, where it is not the one that readers use.
         data_key: its data key, where a step shows it.
         fresh: the data key that is to take its place, where it gets another.
+        watch_write: tells whether that content may still be named.
         generation: the name of the content that is written under the fresh data key.
         new: its new wrap.
+        content_bytes: what its result is to say of its content.
         unwritten: whether a write of it failed.
         held: why the KEK version that wraps it cannot be used now; the blob stays pending.
         result: what it came to.
@@ -125,8 +138,10 @@ class Move:
     source: WrappedKey | None = None
     data_key: DataKey | None = field(default=None, repr=False)
     fresh: DataKey | None = field(default=None, repr=False)
+    watch_write: Stopwatch | None = None
     generation: str | None = None
     new: WrappedKey | None = None
+    content_bytes: int = 0
     unwritten: bool = False
     held: KmsError | None = None
     result: Result | None = None
@@ -165,7 +180,7 @@ class Move:
 
     def end(self, outcome: Outcome, reason_code: str = "", detail: str = "") -> None:
         """Decide this blob, and let go of its plaintext data keys."""
-        self.result = Result(self.blob_id, outcome, reason_code, detail)
+        self.result = Result(self.blob_id, outcome, reason_code, detail, self.content_bytes)
         self.data_key = self.fresh = None
 
     def hold(self, cause: KmsError) -> None:

@@ -82,9 +82,13 @@ class ObjectRequests:
         Raises:
             StoreUnavailableError: there was no answer, or a refusal.
         """
-        reply, _ = self._send("DELETE", url, headers)
+        reply = self.remove(url, headers)
         if reply is not None and reply.kind is not Kind.MISSING:
             raise StoreUnavailableError(self._explain(reply, "delete"))
+
+    def remove(self, url: str, headers: Mapping[str, str]) -> Reply | None:
+        """Delete an object, asked for once; return what a refusal came to, or a silence."""
+        return self._send("DELETE", url, headers)[0]
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str]

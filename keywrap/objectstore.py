@@ -17,6 +17,7 @@ made from.
 import os
 import re
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
 
 import tenacity
@@ -26,6 +27,8 @@ from keywrap.objectmarks import StoredObject, marks_of
 from keywrap.objectreplies import Kind, Reply, reply_of
 from keywrap.objectwrites import Write
 from keywrap.stores import (
+    ChangedError,
+    Entry,
     NotAnObjectError,
     NotFoundError,
     Stored,
@@ -42,7 +45,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from obstore import GetResult, PutMode, UpdateVersion
+    from obstore import GetResult, ObjectMeta, PutMode, UpdateVersion
     from obstore.store import ObjectStore as ObstoreStore
 
 ATTEMPTS = 4
@@ -77,6 +80,9 @@ class Bucket(Protocol):
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield every key that starts with `prefix` once, as it is, in no promised order."""
+
+    def remove(self, key: str, tag: str) -> Reply | None:
+        """Delete a key if it has this tag, asked for once; return what a refusal came to."""
 
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say in a sentence why the bucket refused, and what permission is needed."""
@@ -200,6 +206,33 @@ class ObjectStore:
             reply = reply_of(error, key)
             if reply.kind is not Kind.MISSING:
                 raise self._unavailable(name, reply, "delete") from error
+
+    def look(self, name: str) -> Entry:
+        """Say how large and old an object is; see `RemovingStore.look`."""
+
+        def head(key: str) -> Entry:
+            try:
+                meta = self._client.head(key)
+            except (BaseError, OSError) as error:
+                if reply_of(error, key).status == HTTPStatus.NOT_FOUND:
+                    self._client.get(key)  # an answer to HEAD has no body to say what is missing
+                raise
+            return Entry(meta["size"], self._tag_in(meta, name), meta["last_modified"])
+
+        return self._patiently(lambda: self._reading(name, head))
+
+    def remove(self, name: str, expected: Entry) -> bool:
+        """Remove an object that is what was seen; see `RemovingStore.remove`."""
+        reply = self._bucket.remove(self._key(name), expected.tag)
+        if reply is None:
+            return True
+        if reply.kind not in {Kind.MISSING, Kind.CHANGED, Kind.CONFLICT}:
+            raise self._unavailable(name, reply, "delete")
+        try:
+            self.look(name)  # a condition on what is absent does not hold either
+        except NotFoundError:
+            return False
+        raise ChangedError(f"{name!r} is no longer what was seen", name=name)
 
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield the name of every object that starts with `prefix`; see `Store.names`.
@@ -334,7 +367,10 @@ class ObjectStore:
 
     def _tag_of(self, answer: "GetResult", name: str) -> str:
         """Return the tag; what has none is no answer of a store, but perhaps a proxy's page."""
-        tag = answer.meta[self._tag]
+        return self._tag_in(answer.meta, name)
+
+    def _tag_in(self, meta: "ObjectMeta", name: str) -> str:
+        tag = meta[self._tag]
         if not tag or (self._tag == "version" and not _GENERATION.fullmatch(tag)):
             what = "ETag" if self._tag == "e_tag" else "generation"
             raise StoreUnavailableError(f"{name!r}: the store answered with no {what}", name=name)

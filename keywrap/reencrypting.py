@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from keywrap.contents import NEW_CONTENT, ContentError, content_format
-from keywrap.contentwriting import write_content
+from keywrap.contentwriting import Stopwatch, TooSlowError, write_content
 from keywrap.datakey import DataKey
 from keywrap.keyring import UnlistedKeyError
 from keywrap.kms import ProofFailedError
@@ -29,6 +29,7 @@ from keywrap.stores import (
     AlreadyExistsError,
     NotAnObjectError,
     NotFoundError,
+    RemovingStore,
     StoreError,
     StoreUnavailableError,
 )
@@ -68,13 +69,15 @@ class Reencrypter(Rewrapper):
     Attributes:
         beat: called for each piece of a content: a large one takes longer than a lease may stand
             still.
+        measures: whether a dry run asks the store how large each content is.
     """
 
     beat: Callable[[], None] = lambda: None
+    measures: bool = False
 
     def _steps(self, last: Step) -> Sequence[Step]:
         # A dry run has nothing that writes: neither the content nor the sidecar.
-        copies = () if last == self.spare else (self.encrypt,)
+        copies = (self.encrypt,) if last != self.spare else (self.measure,) * self.measures
         return self.read, self.open, self.match, self.wrap, self.prove, *copies, last
 
     def decide(self, seen: Sequence[Move], goal: Goal) -> None:
@@ -106,6 +109,21 @@ class Reencrypter(Rewrapper):
         """Write each content anew, to an object that no sidecar names, and read it back."""
         self._at_store(self._copy_one, moves)
 
+    def measure(self, moves: Sequence[Move], _goal: Goal) -> None:
+        """Ask how large each content is, where the store can say so."""
+        self._at_store(self._measure_one, moves)
+
+    def _measure_one(self, move: Move) -> None:
+        store = self.reader.store
+        if not isinstance(store, RemovingStore):
+            return
+        try:
+            entry = store.look(self._name(move, _sidecar(move).object))
+        except NotFoundError:
+            move.read_again(Outcome.QUARANTINED, "content_missing", "the blob is not there")
+        else:
+            move.content_bytes = entry.size
+
     def _copy_one(self, move: Move) -> None:
         try:
             self._copy(move)
@@ -123,6 +141,7 @@ class Reencrypter(Rewrapper):
         assert move.fresh is not None  # noqa: S101 - steps run in order
         source = _Plaintext(self._old_pieces(move), self.beat)
         new = self._name(move, move.generation)
+        move.watch_write = Stopwatch()
         write_content(self.reader.store, new, move.fresh, source)
         self._require_same(move, new, move.fresh, source.digest)
         # Under the blob's own name an application that knows no sidecars may have overwritten it
@@ -176,6 +195,12 @@ class Reencrypter(Rewrapper):
 
     def _replace_one(self, move: Move, goal: Goal) -> None:
         generation = move.generation
+        try:
+            if move.watch_write is not None:
+                move.watch_write.require_time()
+        except TooSlowError as error:
+            self._again(move, Outcome.CONFLICT, "content_too_old", str(error))
+            return
         Rewrapper._replace_one(self, move, goal)  # noqa: SLF001 - our own base
         if move.result is None or move.result.outcome is not Outcome.REWRAPPED:
             self._discard(move.blob_id, generation)

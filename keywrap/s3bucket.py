@@ -136,6 +136,14 @@ class S3Bucket:
         markers = {k for k, size in zip(keys, sizes, strict=False) if size == "0" and k[-1:] == "/"}
         return Page(keys, folders, truncated, markers)
 
+    def remove(self, key: str, tag: str) -> Reply | None:
+        """Delete a key that has this ETag; see `keywrap.objectstore.Bucket.remove`.
+
+        API reference of Amazon S3, "DeleteObject", `If-Match`.
+        """
+        url = f"{self._url}/{quote(key, safe='/~')}"
+        return self._ask("DELETE", url, {"If-Match": tag})[0]
+
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say why the bucket refused."""
         place = f"S3 bucket {self._name!r} ({self._region})"
@@ -160,22 +168,26 @@ class S3Bucket:
         return answer
 
     def _send(self, url: str) -> bytes:
-        request = AWSRequest(method="GET", url=url)
+        reply, body = self._ask("GET", url, {})
+        if reply is None:
+            return body
+        kind = _UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
+        raise kind(self.explain(reply, "list"))
+
+    def _ask(self, method: str, url: str, headers: dict[str, str]) -> tuple[Reply | None, bytes]:
+        request = AWSRequest(method=method, url=url, headers=headers)
         S3SigV4Auth(self._credentials.frozen(), "s3", self._region).add_auth(request)
         try:
             answer = self._http.send(request.prepare())
         except BotoCoreError as error:
-            reply = Reply(Kind.UNKNOWN, text=str(error)[:300])
-            raise _UnansweredError(self.explain(reply, "list")) from error
-        if answer.status_code == HTTPStatus.OK:
-            return bytes(answer.content)
+            return Reply(Kind.UNKNOWN, text=str(error)[:300]), b""
+        if answer.status_code in {HTTPStatus.OK, HTTPStatus.NO_CONTENT}:
+            return None, bytes(answer.content)
         found = _CODE.search(answer.content)
         code = found.group(1).decode() if found else ""
         if not code and HTTPStatus.MULTIPLE_CHOICES <= answer.status_code < HTTPStatus.BAD_REQUEST:
             code = "PermanentRedirect"
-        reply = Reply(kind_of(answer.status_code, code), answer.status_code, code)
-        kind = _UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
-        raise kind(self.explain(reply, "list"))
+        return Reply(kind_of(answer.status_code, code), answer.status_code, code), b""
 
     def _strange(self, what: str) -> StoreUnavailableError:
         return StoreUnavailableError(f"S3 bucket {self._name!r}: a listing came as {what}")

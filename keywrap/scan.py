@@ -82,6 +82,41 @@ def _scan(
             yield Listed(blob_id, only is Part.CONTENT, only is Part.SIDECAR)
 
 
+def contents(
+    store: Store,
+    layout: Layout,
+    prefix: str = "",
+    part: int = 0,
+    parts: int = 1,
+    *,
+    beat: Callable[[], None] = lambda: None,
+) -> dict[str, list[str]]:
+    """Return the generations of each blob's contents, "" for that under its own name.
+
+    Args:
+        store: the store.
+        layout: its naming rule.
+        prefix: only blobs whose id starts so.
+        part: which part, as in `scan`.
+        parts: how many parts there are.
+        beat: as in `scan`.
+
+    Raises:
+        StoreUnavailableError: the store stopped answering.
+    """
+    found: dict[str, list[str]] = {}
+    for number, name in enumerate(store.names(prefix), 1):
+        if number % BEAT_NAMES == 0:
+            beat()
+        known = layout.content_of(name)
+        if known is None:
+            continue
+        blob_id, generation = known
+        if blob_id.startswith(prefix) and part_of(blob_id, parts) == part:
+            found.setdefault(blob_id, []).append(generation)
+    return found
+
+
 def part_of(blob_id: str, parts: int) -> int:
     """Return the part that a blob belongs to; the same on every host and in every release."""
     return zlib.crc32(blob_id.encode("utf-8", "surrogatepass")) % parts

@@ -7,6 +7,7 @@ is created only if absent and replaced only if it is still exactly what was read
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 
@@ -72,6 +73,21 @@ class Stored:
 
     data: bytes
     tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a store says of an object without reading it.
+
+    Attributes:
+        size: of its data, in bytes.
+        tag: the store's version tag of the object; another one after every write.
+        written_at: when it was last written, by the store's own clock.
+    """
+
+    size: int
+    tag: str
+    written_at: datetime
 
 
 class Store(Protocol):
@@ -161,3 +177,30 @@ class SweepingStore(Protocol):
 
     def sweep(self, older_than_s: float) -> int:
         """Remove what crashes left more than `older_than_s` seconds ago; return how many."""
+
+
+@runtime_checkable
+class RemovingStore(Protocol):
+    """A store that says how old an object is, and removes it only if it still is what was seen."""
+
+    def look(self, name: str) -> Entry:
+        """Return what the store says of an object.
+
+        Raises:
+            NotFoundError: there is none.
+            NotAnObjectError: the name is no plain object.
+            StoreUnavailableError: the store did not answer.
+        """
+
+    def remove(self, name: str, expected: Entry) -> bool:
+        """Remove an object, durably and only if it still is what `look` saw.
+
+        Asked for once: a second request could meet what was made anew in between.
+
+        Returns:
+            Whether it was removed; False where there was none any more.
+
+        Raises:
+            ChangedError: it was written since; it is left as it is.
+            StoreUnavailableError: the outcome is not known; look again.
+        """

@@ -21,6 +21,7 @@ class Action(StrEnum):
 
     START_URGENT = "start_urgent"  # windows are ignored, and others wait
     REENCRYPT = "reencrypt"  # new data keys: nothing undoes it
+    SWEEP = "sweep"  # old contents are removed, for good
     UNDO = "undo"  # old wraps come back
     RESTORE = "restore"  # wraps of a backup come back
     CUTOVER_ON = "cutover_on"  # applications open no legacy wrap any more
@@ -28,7 +29,11 @@ class Action(StrEnum):
     RETIRE = "retire"  # a KEK version is disabled
 
 
-_OF_KIND = {Kind.REENCRYPT: Action.REENCRYPT, Kind.UNDO: Action.UNDO}
+_OF_KIND = {
+    Kind.REENCRYPT: Action.REENCRYPT,
+    Kind.SWEEP: Action.SWEEP,
+    Kind.UNDO: Action.UNDO,
+}
 
 
 def opening(kind: Kind, required: Collection[Action], *, urgent: bool) -> Action | None:

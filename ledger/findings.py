@@ -27,6 +27,8 @@ class Finding:
         problem: why the key cannot be told, as a reason code.
         wrap_bytes: length of the wrap, where a key of the environment made it; None for others.
         generation: what names its content where that is not its own name; not recorded.
+        leftovers: the generations of contents that its sidecar does not name, "" for the blob's
+            own name; recorded where a campaign removes such.
     """
 
     blob_id: str
@@ -35,6 +37,7 @@ class Finding:
     problem: str | None = None
     wrap_bytes: int | None = None
     generation: str | None = None
+    leftovers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,14 @@ def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence
     connection.execute(
         text(
             "INSERT INTO inventory"
-            " (campaign_id, shard_no, blob_id, key_version_id, previous_id, problem, wrap_bytes)"
-            " SELECT :campaign, :no, u.* FROM unnest(CAST(:blobs AS text[]),"
+            " (campaign_id, shard_no, blob_id, key_version_id, previous_id, problem, wrap_bytes,"
+            "  leftovers)"
+            " SELECT :campaign, :no, u.blob, u.version, u.previous, u.problem, u.size,"
+            "  string_to_array(u.leftovers, ',')"
+            " FROM unnest(CAST(:blobs AS text[]),"
             " CAST(:versions AS int[]), CAST(:previous AS int[]), CAST(:problems AS text[]),"
-            " CAST(:sizes AS smallint[])) u"
+            " CAST(:sizes AS smallint[]), CAST(:leftovers AS text[]))"
+            " AS u(blob, version, previous, problem, size, leftovers)"
         ),
         {
             "campaign": campaign_id,
@@ -80,8 +87,29 @@ def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence
             "previous": [ids.get(f.previous) for f in found],
             "problems": [f.problem for f in found],
             "sizes": [f.wrap_bytes for f in found],
+            # Arrays of unequal lengths cannot be unnested; a generation has no comma.
+            "leftovers": [_joined(f.leftovers) for f in found],
         },
     )
+
+
+def _joined(leftovers: Sequence[str]) -> str | None:
+    # "" alone would be an empty array: the blob's own name goes behind a comma.
+    return ",".join(("", *leftovers)) if leftovers else None
+
+
+def leftovers_of(
+    connection: Connection, campaign_id: int, blob_ids: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Return the leftovers that a scan found of these blobs; see `Finding.leftovers`."""
+    rows = connection.execute(
+        text(
+            "SELECT blob_id, leftovers[2:] AS found FROM inventory"
+            " WHERE campaign_id = :campaign AND blob_id = ANY(:ids) AND leftovers IS NOT NULL"
+        ),
+        {"campaign": campaign_id, "ids": list(blob_ids)},
+    )
+    return {row.blob_id: tuple(row.found) for row in rows}
 
 
 def _key_version_ids(

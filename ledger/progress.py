@@ -20,6 +20,7 @@ WORK_OF = {
     Kind.BACKUP: ShardKind.BACKUP,
     Kind.SEAL: ShardKind.REWRAP,
     Kind.UNDO: ShardKind.REWRAP,
+    Kind.SWEEP: ShardKind.REWRAP,
 }
 """The shards whose counters are the campaign's counts."""
 
@@ -37,6 +38,7 @@ class Progress:
         rate_per_s: blobs decided a second since the first shard was claimed.
         verified: blobs of the sample that the verifying task opened.
         worked: from the first claim to the last end, or until now; None: nothing was claimed.
+        content_bytes: of the contents that a plan measured, or that were removed.
     """
 
     scanned: int
@@ -47,6 +49,7 @@ class Progress:
     rate_per_s: float | None
     verified: int
     worked: tuple[datetime, datetime] | None = None
+    content_bytes: int = 0
 
     @property
     def decided(self) -> int:
@@ -88,6 +91,7 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
         text(
             f"SELECT kind, state, count(*) AS shards, {sums},"  # noqa: S608 - constants
             " sum(total)::bigint AS total, sum(kms_requests)::bigint AS kms_requests,"
+            " sum(content_bytes)::bigint AS content_bytes,"
             " sum(lapses)::bigint AS lapses, min(started_at) AS started_at,"
             " max(finished_at) AS finished_at, clock_timestamp() AS now"
             " FROM shard WHERE campaign_id = :campaign GROUP BY 1, 2"
@@ -111,6 +115,7 @@ def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
         # Of a proof, what was opened is what counts: a blob that is gone proves nothing.
         verified=int(sum(row.total if kind in OPENING else row.current for row in proofs)),
         worked=worked,
+        content_bytes=int(sum(row.content_bytes for row in work)),
     )
 
 

@@ -267,10 +267,12 @@ def record(
         connection,
         lease,
         f"{sets}, kms_requests = kms_requests + :kms_requests,"
+        " content_bytes = content_bytes + :content_bytes,"
         " attempt = CASE WHEN :results > 0 THEN 0 ELSE attempt END",
         {
             **{o.value: counted[o] for o in Outcome},
             "kms_requests": kms_requests,
+            "content_bytes": sum(result.content_bytes for result in results),
             "results": len(results),
         },
     )

@@ -15,6 +15,7 @@ class Kind(StrEnum):
     BACKUP = "backup"  # writes the wraps to an encrypted backup; changes nothing
     SEAL = "seal"  # strips the wraps before the newest, which a campaign has left
     UNDO = "undo"  # puts the wraps back that a campaign has replaced
+    SWEEP = "sweep"  # removes the old contents that a re-encryption has left
 
 
 KEEPING = (Kind.MIGRATE, Kind.ROTATE)
@@ -23,11 +24,11 @@ KEEPING = (Kind.MIGRATE, Kind.ROTATE)
 REWRAPPING = (*KEEPING, Kind.REENCRYPT)
 """Kinds that make new wraps: they begin with a canary, and the rate ramps up after it."""
 
-FOLLOWING = (Kind.SEAL, Kind.UNDO)
+FOLLOWING = (Kind.SEAL, Kind.UNDO, Kind.SWEEP)
 """Kinds that follow another campaign, and change what that one has left."""
 
 MOVING = (*REWRAPPING, *FOLLOWING)
-"""Kinds that replace sidecars. No other may ever write to one."""
+"""Kinds that change blobs: they replace sidecars, or remove old contents. No other may."""
 
 COUNTING = (Kind.INVENTORY, Kind.BACKUP)
 """Kinds that decide nothing about a blob: what they have scanned is done."""

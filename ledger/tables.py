@@ -117,6 +117,8 @@ shard = Table(
     Column("total", Integer, nullable=False, server_default="0"),
     *(Column(o.value, Integer, nullable=False, server_default="0") for o in Outcome),
     Column("kms_requests", BigInteger, nullable=False, server_default="0"),
+    # Of the contents that a plan measured, or that were removed; in bytes.
+    Column("content_bytes", BigInteger, nullable=False, server_default="0"),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
     CheckConstraint(
@@ -146,6 +148,8 @@ inventory = Table(
     Column("previous_id", Integer),  # what the `previous` wrap still needs
     Column("problem", Text),  # why no key could be read
     Column("wrap_bytes", SmallInteger),  # length of the wrap under a key of the environment
+    # The generations of contents that its sidecar does not name; "" for the blob's own name.
+    Column("leftovers", ARRAY(Text)),
     Index(None, "campaign_id", "shard_no"),
     postgresql_partition_by="LIST (campaign_id)",
 )

@@ -138,7 +138,8 @@ def _running(connection: Connection, campaign: Campaign, done: Progress, rules: 
         return wishes.reopen(connection, campaign.id, [Outcome.CONFLICT]) > 0
     if not campaigns.step(connection, campaign.id, State.VERIFYING):
         return False
-    _add_scan(connection, campaign, ShardKind.STRAGGLERS, rules.scan_parts)
+    if campaign.kind is not Kind.SWEEP:  # what writers leave meanwhile is too young for it
+        _add_scan(connection, campaign, ShardKind.STRAGGLERS, rules.scan_parts)
     campaigns.count_pass(connection, campaign.id)
     if campaign.prove is Prove.SAMPLE:
         samples.cut(connection, campaign, rules.verifiers_of)

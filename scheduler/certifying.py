@@ -140,7 +140,8 @@ def _keys(subject: Subject) -> dict[str, Any]:
 
 def _counts(subject: Subject) -> dict[str, Any]:
     counts = {o.value: subject.done.counts[o] for o in Outcome}
-    return {"counts": {"scanned": subject.done.scanned, **counts}}
+    freed = subject.done.content_bytes if subject.campaign.kind is Kind.SWEEP else None
+    return {"counts": {"scanned": subject.done.scanned, **counts}, "freed_bytes": freed}
 
 
 def _exceptions(subject: Subject) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 import math
 from dataclasses import dataclass
 
+from keywrap.contentformat import READ_BYTES, TAG_BYTES
 from keywrap.rewrapping import Outcome, Prove
+from keywrap.stream_v1 import CHUNK_BYTES, HEADER_BYTES
 from ledger import history, progress
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.samples import SHARD_BLOBS, proof_size
+from ledger.states import Kind
 from scheduler.mix import Mix
 from scheduler.prices import prices
 from scheduler.proposals import Proposal
@@ -16,6 +19,9 @@ _SCANS = 2
 """The inventory, and the fresh scan before the end."""
 
 _OBJECTS_A_BLOB = 2  # its content and its sidecar
+
+_MORE_READS = 3
+"""Of each content that is written anew: the old one, again under its own name, and the new one."""
 
 _LISTED_AT_ONCE = 1000
 """Most keys in one answer of `ListObjectsV2` (Amazon S3 API reference, `max-keys`)."""
@@ -64,6 +70,48 @@ class Rate:
     campaign: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class ContentBytes:
+    """What a re-encryption would move, in bytes.
+
+    Attributes:
+        sampled: of the contents of the plan's sample, as they lie in the store.
+        stored: of the contents of all that would move, extrapolated from those.
+        written: of their new contents, which the store needs room for besides until the old
+            contents are swept.
+        read_at_least: how much is read: each old content once, each new one once.
+        read_at_most: likewise, where the old ones are `gcm-v1`, matched whole, and lie under the
+            blobs' own names, so that they are read twice.
+    """
+
+    sampled: int
+    stored: int
+    written: int
+    read_at_least: int
+    read_at_most: int
+
+
+def content_bytes(proposal: Proposal, mix: Mix, sampled: int, measured: int) -> ContentBytes | None:
+    """Extrapolate from the contents of a sample to all that would move.
+
+    Args:
+        proposal: what is planned.
+        mix: what the scan found.
+        sampled: how many blobs of the sample were taken up to the write.
+        measured: the bytes of their contents.
+
+    Returns:
+        The bytes; None where no content is written anew, or none was measured.
+    """
+    if proposal.kind is not Kind.REENCRYPT or not sampled:
+        return None
+    moving = mix.moving.total()
+    stored = math.ceil(measured / sampled * moving)
+    # Taken for ciphertext alone: what the old format adds is little beside it.
+    written = stored + moving * (HEADER_BYTES + TAG_BYTES) + stored // CHUNK_BYTES * TAG_BYTES
+    return ContentBytes(measured, stored, written, stored + written, 3 * stored + written)
+
+
 def proof_blobs(proposal: Proposal, mix: Mix) -> int:
     """Return how many blobs the verifying task would open in the end."""
     if proposal.proof.prove is not Prove.SAMPLE:
@@ -94,7 +142,9 @@ def content_reads(proposal: Proposal, mix: Mix) -> int:
     return sum(blobs for version, blobs in mix.moving.items() if proposal.reads_content(version))
 
 
-def store_requests(proposal: Proposal, mix: Mix, scan_parts: int) -> StoreRequests:
+def store_requests(
+    proposal: Proposal, mix: Mix, scan_parts: int, contents: ContentBytes | None = None
+) -> StoreRequests:
     """Count what `tasks` and `keywrap.rewrapping` would ask of an object store.
 
     Each part of a scan lists the whole store and reads the sidecars of its own blobs. A rewrap
@@ -102,11 +152,16 @@ def store_requests(proposal: Proposal, mix: Mix, scan_parts: int) -> StoreReques
     verifying task reads sidecar and content. Each shard reads the store's mark. A blob without a
     sidecar takes one read more each time, and a listing of many pages looks for folders at times.
     Counted against the in-memory S3 of the tests with 1,500 blobs, 300 of them without a sidecar:
-    6,010 of 6,612 reads, 1,500 of 1,501 writes, 40 of 40 lists.
+    6,010 of 6,612 reads, 1,500 of 1,501 writes, 40 of 40 lists. A re-encryption reads each old
+    content once or twice more and its new one once, in large pieces, and writes it besides.
     """
     blobs, verified = mix.scanned, proof_blobs(proposal, mix)
     shards = math.ceil(blobs / SHARD_BLOBS) + math.ceil(verified / SHARD_BLOBS)
     pages = _OBJECTS_A_BLOB * blobs // _LISTED_AT_ONCE + 1
+    more_reads = more_writes = 0
+    if contents is not None:
+        more_reads = _MORE_READS * mix.moving.total() + contents.read_at_most // READ_BYTES
+        more_writes = mix.moving.total() + contents.written // READ_BYTES
     lists = pages + (pages > 1)  # and one for the folders at which the listing is cut
     return StoreRequests(
         reads=_SCANS * blobs
@@ -114,8 +169,9 @@ def store_requests(proposal: Proposal, mix: Mix, scan_parts: int) -> StoreReques
         + content_reads(proposal, mix)
         + _OBJECTS_A_BLOB * verified
         + shards
-        + _SCANS * scan_parts,
-        writes=mix.moving.total(),
+        + _SCANS * scan_parts
+        + more_reads,
+        writes=mix.moving.total() + more_writes,
         lists=_SCANS * scan_parts * lists,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from keywrap.rewrapping import Outcome
+from scheduler.estimates import ContentBytes
 from scheduler.plans import Report
 from scheduler.prices import prices
 from scheduler.showing import plain
@@ -27,6 +28,8 @@ def lines(report: Report) -> Iterator[str]:
     yield f"  KMS    {_kms(report)}"
     if report.store:
         yield f"  bucket {_store(report)}"
+    if report.contents:
+        yield f"  bytes  {_contents(report.contents)}"
     yield f"  money  {_money(report)}"
     yield f"  time   {_time(report)}"
     for note in report.notes():
@@ -59,6 +62,21 @@ def _kms(report: Report) -> str:
         f"about {kms.total:,} requests{verifying} (extrapolated from {kms.sampled:,} for the "
         f"{done.decided:,} of the sample)"
     )
+
+
+def _contents(contents: ContentBytes) -> str:
+    return (
+        f"about {_size(contents.read_at_least)} to {_size(contents.read_at_most)} read, "
+        f"{_size(contents.written)} written: the store needs room for these besides, until the "
+        "old contents are swept"
+    )
+
+
+def _size(count: int) -> str:
+    for unit, length in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= 2 * length:
+            return f"{count / length:,.1f} {unit}"
+    return f"{count:,} bytes"
 
 
 _FREE = "none: these keys and this store charge nothing for a request"

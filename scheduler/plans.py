@@ -7,9 +7,9 @@ from typing import Any
 from keywrap.rewrapping import Outcome
 from ledger import findings, progress
 from ledger.connection import Ledger
-from ledger.states import State
+from ledger.states import Kind, State
 from scheduler import estimates
-from scheduler.estimates import KmsRequests, Money, Rate, StoreRequests
+from scheduler.estimates import ContentBytes, KmsRequests, Money, Rate, StoreRequests
 from scheduler.mix import Mix, mix_of
 from scheduler.prices import prices
 from scheduler.proposals import Proposal
@@ -29,6 +29,7 @@ class Report:
         mix: what the scan found.
         kms: requests to key services.
         store: requests to the store; None where it is a folder.
+        contents: how much of contents would be read and written; None where none would be.
         money: what the requests cost.
         rate: how fast blobs would move; None where nothing tells.
         duration_s: how long the campaign would take, in seconds; None where nothing tells.
@@ -39,6 +40,7 @@ class Report:
     mix: Mix
     kms: KmsRequests
     store: StoreRequests | None
+    contents: ContentBytes | None
     money: Money
     rate: Rate | None
     duration_s: float | None
@@ -78,7 +80,7 @@ class Report:
     def notes(self) -> list[str]:
         """Say what an operator should know before, a sentence each."""
         reads = estimates.content_reads(self.proposal, self.mix)
-        if not reads:
+        if not reads or self.proposal.kind is Kind.REENCRYPT:
             return self.proposal.notes()
         note = (
             f"{reads:,} blobs are matched against their own content before the new wrap is bound "
@@ -107,6 +109,10 @@ class Report:
               move that 0 bad leave possible with 99% confidence, or null.
             - `kms_requests`: `sampled`, `campaign`, `verifying`, `total`, the last three
               extrapolated from the first.
+            - `content_bytes`: of a re-encryption `sampled`, `stored`, `written`, `read_at_least`,
+              `read_at_most`, all but the first extrapolated; `written` is also the room that the
+              store needs besides, until the old contents are swept. null for other kinds, and
+              where no blob of the sample was taken up to the write.
             - `store_requests`: `reads`, `writes`, `lists`, or null where the store is a folder.
             - `cost`: `currency`, `as_of` (a date), `region`, `total`, and `kms` and `store`, each
               null where nothing is charged for a request.
@@ -127,6 +133,7 @@ class Report:
             **self._found(),
             "sample": self._sample(),
             "kms_requests": asdict(self.kms) | {"total": self.kms.total},
+            "content_bytes": asdict(self.contents) if self.contents else None,
             "store_requests": asdict(self.store) if self.store else None,
             "cost": self._cost(),
             "duration_s": _rounded(self.duration_s, 1),
@@ -235,13 +242,17 @@ def read(ledger: Ledger, proposal: Proposal, status: Status, scan_parts: int) ->
     )
     kms = estimates.kms_requests(proposal, mix, done.decided, done.kms_requests)
     in_bucket = not proposal.config.store.url.startswith("file:")
-    store = estimates.store_requests(proposal, mix, scan_parts) if in_bucket else None
+    contents = estimates.content_bytes(
+        proposal, mix, done.counts[Outcome.REWRAPPED], done.content_bytes
+    )
+    store = estimates.store_requests(proposal, mix, scan_parts, contents) if in_bucket else None
     return Report(
         proposal=proposal,
         status=status,
         mix=mix,
         kms=kms,
         store=store,
+        contents=contents,
         money=estimates.money(proposal, mix, kms, store),
         rate=rate,
         duration_s=estimates.duration_s(mix, rate, scan_s),

@@ -26,8 +26,8 @@ _REENCRYPTING = (
         "the store needs room for all of it again."
     ),
     (
-        "old contents stay in the store, and the old data keys open them there: nothing removes "
-        "them in this release, nor what a crash leaves half done."
+        "old contents stay in the store, and the old data keys open them there, until `rewrap "
+        "sweep` removes them after a grace time, with what a crash leaves half done."
     ),
     (
         "applications that do not obey sidecars must have stopped writing, and reading: they would "
@@ -188,7 +188,7 @@ class Proposal:
         As `keywrap.rewrapping.Rewrapper.match` decides it: only a wrap that the target's own KEK
         bound, or that its service moves without showing the data key, needs no match.
         """
-        if self.proof.prove is Prove.CONTENT:
+        if self.kind is Kind.REENCRYPT or self.proof.prove is Prove.CONTENT:
             return True
         if (
             self.proof.prove is Prove.SAMPLE

@@ -71,8 +71,11 @@ def _panel(status: Status) -> Table:
         table.add_row("proves", Text(status.proves))
     for (outcome, code), blobs in status.failures.items():
         table.add_row(outcome, Text(f"{blobs:,} of {code}"))
-    if campaign.kind is Kind.REENCRYPT:
+    if campaign.kind is Kind.REENCRYPT and not status.is_unwound:
         table.add_row("note", "old contents stay in the store: the old data keys open them there")
+        table.add_row("", Text(f"until they are swept: rewrap sweep {campaign.id}"))
+    if campaign.kind is Kind.SWEEP:
+        table.add_row("freed", Text(f"{done.content_bytes:,} bytes of old contents"))
     if status.wait.next_command:
         table.add_row("next", Text(status.wait.next_command))
     return table

@@ -110,6 +110,7 @@ class Status:
             "forecast": self.forecast.document() if self.forecast else None,
             "pace": None,
             "kms_requests": done.kms_requests,
+            "freed_bytes": done.content_bytes if campaign.kind is Kind.SWEEP else None,
             "unsealed": done.counts[Outcome.REWRAPPED] if self._leaves_previous else 0,
             "pending_approvals": [
                 {

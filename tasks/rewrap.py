@@ -1,5 +1,6 @@
 """Rewrapping the blobs of one shard."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from ledger.states import MOVING, REWRAPPING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.runtime import Counts, Progress, Runtime
+from tasks.sweep import sweeper_of
 from tasks.tally import Tally
 
 _ENGINES: dict[Kind, type[Rewrapper]] = {Kind.SEAL: Sealer, Kind.UNDO: Undoer}
@@ -77,16 +79,18 @@ def rewrap_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Counts
     def body(work: Work) -> Counts:
         goal = goal_of(work.lease.campaign, keep_previous=runtime.keep_previous)
         require_store(work)
-        rewrapper = _engine(work)
         with runtime.ledger.begin() as connection:
             blob_ids = shards.remaining(connection, work.lease)
+        rewrapper = _engine(work, blob_ids)
         return Tally(work, progress).run(blob_ids, lambda ids: rewrapper.rewrap(ids, goal))
 
     return under_lease(runtime, shard_id, ShardKind.REWRAP, body)
 
 
-def _engine(work: Work) -> Rewrapper:
+def _engine(work: Work, blob_ids: Sequence[str]) -> Rewrapper:
     runtime, kind = work.runtime, work.lease.campaign.kind
+    if kind is Kind.SWEEP:
+        return sweeper_of(work, blob_ids)
     means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
     if kind is Kind.REENCRYPT:
         return Reencrypter(*means, journal=work.journal, beat=work.moved)

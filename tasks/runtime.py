@@ -42,6 +42,8 @@ class Runtime:
         verify_queue: the queue of the workers that verify.
         audit: the folder of the audit trail; None: this process keeps none.
         vault: where backups go; None where the configuration names no recipient.
+        grace_s: how old, in seconds, an old content must be before it is removed; None: this
+            process removes none.
     """
 
     ledger: Ledger
@@ -60,6 +62,7 @@ class Runtime:
     verify_queue: str = queues.QUEUE
     audit: Path | None = None
     vault: Vault | None = None
+    grace_s: float | None = None
 
     def serves(self, version: KeyVersion) -> bool:
         """Whether this process has what opens the wraps of a KEK version, by the configuration."""

@@ -1,7 +1,8 @@
 """Scanning one part of the store: for the inventory, and for stragglers before the end."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from uuid import UUID
@@ -10,7 +11,7 @@ from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.reading import GoneError, QuarantineError, Seen
 from keywrap.rewrapping import Goal, selects
-from keywrap.scan import scan
+from keywrap.scan import contents, scan
 from keywrap.stores import StoreUnavailableError, SweepingStore
 from ledger import findings, queues, shards
 from ledger.campaigns import Campaign
@@ -50,8 +51,9 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
         require_store(work)
         found: list[Finding] = []
         _sweep(work)
+        old = _contents(work)
         for chunk in _look(work):
-            found += chunk
+            found += [_with_leftovers(f, old) for f in chunk] if old else chunk
             progress(len(found), len(found))
         # Only now: a transaction that waited for the store would be cut off as idle.
         with runtime.ledger.begin() as connection:
@@ -62,6 +64,23 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
         return {"scanned": len(found)}
 
     return under_lease(runtime, shard_id, ShardKind.INVENTORY, body)
+
+
+def _contents(work: Work) -> dict[str, list[str]]:
+    """List the contents of this part, where the campaign removes old ones."""
+    lease, reader = work.lease, work.runtime.reader
+    if lease.campaign.kind is not Kind.SWEEP:
+        return {}
+    store, layout, prefix = reader.store, reader.layout, lease.campaign.prefix
+    return contents(store, layout, prefix, lease.part, lease.parts, beat=work.check)
+
+
+def _with_leftovers(finding: Finding, old: Mapping[str, Sequence[str]]) -> Finding:
+    """Note the contents that a blob's sidecar does not name; none where it names no other."""
+    if finding.generation is None:
+        return finding
+    found = (each for each in old.get(finding.blob_id, ()) if each != finding.generation)
+    return replace(finding, leftovers=tuple(found))
 
 
 def _sweep(work: Work) -> None:

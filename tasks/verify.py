@@ -60,6 +60,9 @@ def _engine(
         return lambda blob_ids: engine(*means, journal=journal).dry_run(blob_ids, goal)
     if campaign.kind is Kind.PLAN:
         goal = planned_goal(campaign, keep_previous=runtime.keep_previous)
+        if campaign.plan_of is Kind.REENCRYPT:
+            measuring = Reencrypter(*means, journal=journal, measures=True)
+            return lambda blob_ids: measuring.dry_run(blob_ids, goal)
         return lambda blob_ids: Rewrapper(*means, journal=journal).dry_run(blob_ids, goal)
     verifier = Verifier(*means, journal)
     if campaign.kind is Kind.VERIFY:

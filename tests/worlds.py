@@ -113,7 +113,7 @@ class World:
         self.reader = SidecarReader(self.store, self.layout, default)
         # The same objects without the faults, hooks and counters: other writers, and our eyes.
         aside = MemoryStore()
-        aside._objects = self.store._objects
+        aside.share(self.store)
         self.aside = aside
         self.app = EncryptedBlobs(
             SidecarReader(aside, self.layout, default), self.keys, self.legacy_content
@@ -153,12 +153,16 @@ class World:
 
     def write_content(self, blob_id: str, text: bytes, data_key: DataKey, form: str) -> None:
         sealed = content_format(form).seal(data_key, text)
-        self.store._objects[self.layout.content_name(blob_id)] = sealed
+        name = self.layout.content_name(blob_id)
+        self.store._objects[name] = sealed
+        self.store.stamp(name)
 
     def write_sidecar(self, blob_id: str, record: dict[str, Any] | bytes) -> None:
         """Write a sidecar past every hook, as a foreign writer does."""
         data = record if isinstance(record, bytes) else json.dumps(record).encode()
-        self.store._objects[self.layout.sidecar_name(blob_id)] = data
+        name = self.layout.sidecar_name(blob_id)
+        self.store._objects[name] = data
+        self.store.stamp(name)
 
     def raw(self, blob_id: str) -> bytes:
         return self.store._objects[self.layout.sidecar_name(blob_id)]

@@ -39,6 +39,9 @@ TASKS = {
 }
 
 
+GRACE_S = 7 * 86_400.0
+
+
 class Yard:
     """A world of blobs, a ledger, a scheduler, and one worker that works while a message is sent.
 
@@ -71,6 +74,7 @@ class Yard:
             batch=3,
             stopping=lambda: False,
             audit=audit,
+            grace_s=GRACE_S,
         )
 
     def set(self, **changed: float) -> None:

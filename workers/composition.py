@@ -95,4 +95,5 @@ def compose(
         served=settings.workers.queues,
         audit=Path(settings.audit.directory),
         vault=vault_of(settings) if settings.backup.recipients else None,
+        grace_s=settings.reencrypt.grace_s if settings.reencrypt.sweep else None,
     )

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from keywrap.backups.bundle import BackupError, require_recipient
 from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
+from keywrap.sweeping import MIN_GRACE_S
 from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
 from workers.approvals_table import Approvals, read_approvals
@@ -131,6 +132,18 @@ class Retire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backup_days: Annotated[int, Meta(ge=1, le=365)] = 7
 
 
+class Reencrypt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of old contents. No environment variable changes these.
+
+    Attributes:
+        sweep: whether `rewrap sweep` may remove them at all; workers ask their own configuration.
+        grace_s: how long they stay, in seconds, after whatever took their place was written.
+    """
+
+    sweep: bool = False
+    grace_s: Annotated[float, Meta(ge=MIN_GRACE_S, le=31_536_000)] = 604_800.0
+
+
 class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who signs certificates; only where `rewrap certificate` is typed.
 
@@ -169,6 +182,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gates: Gates = DEFAULT_GATES
     backup: Backup = Backup()
     retire: Retire = Retire()
+    reencrypt: Reencrypt = Reencrypt()
     certificate: Certificate = Certificate()
     approvals: Approvals = Approvals()
     windows: Windows = Windows()
@@ -211,6 +225,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
         retire=_section("retire", Retire, table, {}),
+        reencrypt=_section("reencrypt", Reencrypt, table, {}),
         certificate=_certificate(table),
         approvals=read_approvals(table.pop("approvals", {})),
         windows=read_windows(table.pop("windows", {})),

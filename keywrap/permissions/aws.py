@@ -37,6 +37,7 @@ S3_OBJECTS: Mapping[StorePower, tuple[str, ...]] = {
     StorePower.READ: ("s3:GetObject",),
     StorePower.WRITE: ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"),
     StorePower.PUBLISH: ("s3:GetObject", "s3:PutObject"),
+    StorePower.REMOVE: ("s3:DeleteObject",),
 }
 """On the objects. A conditional PutObject needs s3:GetObject too (user guide, "How to prevent
 object overwrites with conditional writes")."""

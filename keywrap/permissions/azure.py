@@ -61,5 +61,6 @@ STORAGE: Mapping[StorePower, tuple[str, ...]] = {
     StorePower.READ: (f"{_BLOBS}/read",),
     StorePower.WRITE: (f"{_BLOBS}/write",),
     StorePower.PUBLISH: (f"{_BLOBS}/write",),
+    StorePower.REMOVE: (f"{_BLOBS}/delete",),
 }
 """The data actions on the blobs of a container; to list them is read."""

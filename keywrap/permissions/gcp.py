@@ -37,5 +37,6 @@ STORAGE: Mapping[StorePower, tuple[str, ...]] = {
         "storage.multipartUploads.create",
     ),
     StorePower.PUBLISH: _PUT,
+    StorePower.REMOVE: ("storage.objects.delete",),
 }
 """On the bucket and its objects."""

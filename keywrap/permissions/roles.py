@@ -27,6 +27,7 @@ class StorePower(StrEnum):
     READ = "read"  # list it, read blobs and sidecars
     WRITE = "write"  # put blobs and sidecars
     PUBLISH = "publish"  # put what lies under `.rewrap/`: the control file
+    REMOVE = "remove"  # remove old contents; a worker's only where [reencrypt] has `sweep = true`
 
 
 class Role(StrEnum):
@@ -64,7 +65,7 @@ STORE_POWERS: Mapping[Role, frozenset[StorePower]] = {
     Role.OPERATOR: frozenset({StorePower.READ, StorePower.PUBLISH}),
     Role.RETIRER: frozenset(),
 }
-"""What a role may do in the store."""
+"""What a role may do in the store, whatever the configuration says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ MAX_KEY_BYTES = 1024
 """Cloud Storage, "About Cloud Storage objects": object names."""
 
 _LIST = re.compile(r"/storage/v1/b/([^/]+)/o")
+_DELETE = re.compile(r"/storage/v1/b/([^/]+)/o/([^/]+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _GENERATION = re.compile(r"0|[1-9][0-9]{0,18}")
 _KEPT_HEADERS = frozenset(
@@ -161,14 +162,18 @@ class MemoryGcs:
         """Answer one request."""
         path, _, query = request.target.decode("latin-1").partition("?")
         listed = _LIST.fullmatch(path)
+        removed = _DELETE.fullmatch(path) if request.method == "DELETE" else None
         try:
             with self._lock:
+                if removed:
+                    bucket, key = map(unquote, removed.groups())
+                    return self._remove(bucket, key, query, request.headers)
                 if listed and request.method == "GET":
                     return self._list(unquote(listed.group(1)), query, request.headers)
                 bucket, _, key = path[1:].partition("/")
                 return self._object(unquote(bucket), _decoded(key), query, request)
         except GcsError as error:
-            return _as_json(error) if listed else _as_xml(error)
+            return _as_json(error) if listed or removed else _as_xml(error)
 
     def _object(self, bucket: str, key: str, query: str, request: Request) -> Response:
         permission = _OPERATIONS.get(request.method)
@@ -185,6 +190,19 @@ class MemoryGcs:
             self._sorted.pop(bucket, None)
             return 204, {}, b""
         return _download(found, request.headers)
+
+    def _remove(self, bucket: str, key: str, query: str, headers: Mapping[str, str]) -> Response:
+        """Answer "Objects: delete" of the JSON API, of one generation only."""
+        objects = self._begin("storage.objects.delete", bucket, headers)
+        asked = dict(parse_qsl(query, errors="strict"))
+        if asked.keys() != {"ifGenerationMatch"}:
+            raise GcsError(501, "NotImplemented")
+        if key not in objects:
+            raise self._absent()
+        self._check(asked["ifGenerationMatch"], objects[key])
+        del objects[key]
+        self._sorted.pop(bucket, None)
+        return 204, {}, b""
 
     def _begin(
         self, permission: str, bucket: str, headers: Mapping[str, str]

@@ -249,7 +249,9 @@ class MemoryS3:
         if method == "HEAD":
             return self._get(self._begin("HeadObject", bucket, headers), key, {})
         if method == "DELETE":
-            if self._begin("DeleteObject", bucket, headers).pop(key, None):
+            objects = self._begin("DeleteObject", bucket, headers)
+            self._check_conditions(objects.get(key), headers.get("if-match"), None)
+            if objects.pop(key, None):
                 self._sorted.pop(bucket, None)
             return Answer(204, {}, b"")
         raise S3Error(501, "NotImplemented", f"{method} of an object")

@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from threading import Barrier, RLock
 from typing import Literal
 
@@ -11,7 +12,9 @@ from keywrap.layout import RESERVED
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
+    Entry,
     NotFoundError,
+    RemovingStore,
     Store,
     Stored,
     StoreError,
@@ -19,7 +22,9 @@ from keywrap.stores import (
     TooLargeError,
 )
 
-Operation = Literal["check", "read", "read_range", "create", "replace", "delete", "names"]
+Operation = Literal[
+    "check", "read", "read_range", "create", "replace", "delete", "names", "look", "remove"
+]
 
 
 class MemoryStore:
@@ -32,6 +37,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self.writes = 0
         self._objects: dict[str, bytes] = {}
+        self._written: dict[str, datetime] = {}
         self._lock = RLock()
         self._failures: dict[Operation, list[StoreError]] = defaultdict(list)
         self._callbacks: dict[Operation, list[Callable[[], None]]] = defaultdict(list)
@@ -48,6 +54,23 @@ class MemoryStore:
     def before(self, operation: Operation, callback: Callable[[], None]) -> None:
         """Call `callback` once, before the next such operation: a concurrent writer's chance."""
         self._callbacks[operation].append(callback)
+
+    def let_time_pass(self, seconds: float) -> None:
+        """Let all that is there have been written so much earlier."""
+        with self._lock:
+            for name in self._objects:
+                self._written[name] = self._written_at(name) - timedelta(seconds=seconds)
+
+    def stamp(self, name: str) -> None:
+        """Note that an object was written now; what nobody stamped is as young."""
+        self._written[name] = datetime.now(UTC)
+
+    def share(self, other: "MemoryStore") -> None:
+        """Hold the objects of another one."""
+        self._objects, self._written = other._objects, other._written  # noqa: SLF001 - our own
+
+    def _written_at(self, name: str) -> datetime:
+        return self._written.get(name) or datetime.now(UTC)
 
     def check(self) -> None:
         """Tell a store that is away from an object that is; see `Store.check`."""
@@ -91,6 +114,28 @@ class MemoryStore:
         with self._lock:
             self._objects.pop(name, None)
 
+    def look(self, name: str) -> Entry:
+        """Say how large and old an object is; see `RemovingStore.look`."""
+        self._begin("look")
+        return self._entry(name)
+
+    def remove(self, name: str, expected: Entry) -> bool:
+        """Remove an object that is what was seen; see `RemovingStore.remove`."""
+        self._begin("remove")
+        with self._lock:
+            if name not in self._objects:
+                return False
+            if self._entry(name) != expected:
+                raise ChangedError(f"{name!r} is no longer what was seen", name=name)
+            del self._objects[name]
+        return True
+
+    def _entry(self, name: str) -> Entry:
+        data = self._get(name)
+        written_at = self._written_at(name)
+        tag = f"{hashlib.sha256(data).hexdigest()}-{self._written.get(name)}"
+        return Entry(len(data), tag, written_at)
+
     def names(self, prefix: str = "") -> Iterator[str]:
         """Yield names; those of the store's own corner only where the prefix lies in it."""
         self._begin("names")
@@ -115,6 +160,7 @@ class MemoryStore:
 
     def _put(self, name: str, data: bytes) -> None:
         self._objects[name] = bytes(data)
+        self.stamp(name)
         self.writes += 1
 
 
@@ -200,6 +246,33 @@ class StoreConformance:
         for data in (b"1", b"123456789", b""):
             store.replace("a", data, store.read("a"))
             _same(store.read("a").data, data)
+
+    def test_an_object_is_removed_only_if_it_is_what_was_seen(self, store: Store) -> None:
+        """One that was written since stays; what is gone already is no error."""
+        if not isinstance(store, RemovingStore):
+            return
+        _raises(NotFoundError, lambda: store.look("nothing"))
+        store.create("a/b c+d", b"12345")
+        seen = store.look("a/b c+d")
+        _same(seen.size, 5)
+        _same(store.look("a/b c+d"), seen)
+        store.replace("a/b c+d", b"123456", store.read("a/b c+d"))
+        _raises(ChangedError, lambda: store.remove("a/b c+d", seen))
+        _same(store.read("a/b c+d").data, b"123456")
+        seen = store.look("a/b c+d")
+        _remove(store, "a/b c+d", seen)
+        _raises(NotFoundError, lambda: store.read("a/b c+d"))
+        _remove(store, "a/b c+d", seen)
+
+    def test_what_was_written_later_is_no_older(self, store: Store) -> None:
+        """By the store's own clock, whatever ours says."""
+        if not isinstance(store, RemovingStore):
+            return
+        store.create("older", b"1")
+        store.create("newer", b"2")
+        first, second = store.look("older").written_at, store.look("newer").written_at
+        _same(first.utcoffset(), timedelta())
+        _same(min(first, second), first)
 
     def test_what_was_deleted_is_not_replaced(self, store: Store) -> None:
         """Otherwise a deleted blob would come back to life."""
@@ -292,6 +365,17 @@ def _raises(kind: type[StoreError], call: Callable[[], object]) -> None:
     except kind:
         return
     raise AssertionError(f"{kind.__name__} was not raised, but {_short(result)} returned")
+
+
+def _remove(store: RemovingStore, name: str, seen: Entry) -> None:
+    """Remove an object from a store that may lose requests and replies."""
+    for _ in range(20):
+        try:
+            store.remove(name, seen)
+        except StoreUnavailableError:
+            continue
+        return
+    raise AssertionError("it was not answered")
 
 
 def _wins(call: Callable[[], object], loss: type[StoreError]) -> bool:

@@ -25,6 +25,7 @@ from scheduler.commands.rotation import rotate_kek
 from scheduler.commands.services import flower, scheduler, up, worker
 from scheduler.commands.setup import init
 from scheduler.commands.starting import start, verify
+from scheduler.commands.sweeping import sweep
 from scheduler.commands.unwinding import seal, undo
 from scheduler.desk import Desk
 
@@ -42,7 +43,7 @@ def rewrap(context: click.Context, file: str | None) -> None:
 
 
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
-_DO = (inventory, plan, start, verify, rotate_kek, seal, undo, backup, cutover, retire)
+_DO = (inventory, plan, start, verify, rotate_kek, seal, undo, sweep, backup, cutover, retire)
 _ASK = (pause, resume, cancel, retry, rebind)
 _SIGN = (approve, approval_key, certificate, certificate_key, certificate_verify)
 _READ = (status, blobs, audit, policy, preflight, config, healthz)

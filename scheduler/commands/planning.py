@@ -11,7 +11,7 @@ from ledger.states import Kind, State
 from scheduler import plan_lines, plans, showing
 from scheduler.commands.reading import as_json, status_of
 from scheduler.commands.starting import kind, prefix, prove, to
-from scheduler.desk import DONE, EXCEPTIONS, UNREACHABLE, USAGE, Desk, DeskError
+from scheduler.desk import DONE, EXCEPTIONS, UNREACHABLE, Desk
 from scheduler.plans import Report
 from scheduler.proofs import Proof
 from scheduler.proposals import propose
@@ -54,14 +54,6 @@ def plan(
 
     Example: rewrap plan migrate --sample 500
     """
-    if Kind(kind) is Kind.REENCRYPT:
-        raise DeskError(
-            "there is no plan of a re-encryption in this release: `start` says what it does and "
-            "asks, and its canary goes first; nothing was changed",
-            exit_code=USAGE,
-            reason_code="plan_not_supported",
-            next_command="rewrap start reencrypt",
-        )
     proposal = propose(desk, Kind(kind), prefix, key, prove)
     with desk.ledger.begin() as connection:
         plan_id = campaigns.request(connection, proposal.plan_request(sample))

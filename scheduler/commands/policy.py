@@ -7,7 +7,7 @@ import click
 
 from keywrap.config import KeysConfig
 from keywrap.keys import BadKeyIdError, KeyVersion
-from keywrap.permissions import ON_TARGETS, Role
+from keywrap.permissions import ON_TARGETS, Role, StorePower
 from scheduler.desk import USAGE, Desk, DeskError
 from scheduler.policies import Place, Subject, aws, azure, gcp, vault
 
@@ -47,7 +47,8 @@ def policy(desk: Desk, /, vendor: str, role: str, to: tuple[str, ...], **place: 
     """
     config = desk.settings.keywrap
     targets = _targets(config.keys, vendor, Role(role), to)
-    subject = Subject(config, Role(role), targets, Place(**place))
+    sweeps = desk.settings.reencrypt.sweep
+    subject = Subject(config, Role(role), targets, Place(**place), sweeps)
     document: str = _VENDORS[vendor].document(subject)
     if not document:
         raise _nothing(config.keys, vendor, role)
@@ -116,6 +117,8 @@ def _notes(subject: Subject, vendor: str) -> Iterator[str]:
             "with [control], rotate-kek wraps and opens a canary: "
             "who types it needs the role writer besides"
         )
+    if StorePower.REMOVE in subject.store_powers and vendor != "vault":
+        yield "[reencrypt] sweep = true: it may delete contents; without it, it may not"
     if vendor == "vault" and vault.servers(subject) > 1:
         yield "the keys lie on several servers or namespaces: give each its own part"
     if vendor in {"gcp", "azure"} and subject.place.has_placeholders(vendor):

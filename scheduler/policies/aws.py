@@ -10,11 +10,15 @@ import re
 from collections import defaultdict
 from typing import Any
 
+from keywrap.audithead import NAME as AUDIT_HEAD
+from keywrap.controlfile import NAME as CONTROL
 from keywrap.layout import RESERVED
 from keywrap.permissions import Permission, Power, StorePower
 from keywrap.permissions.aws import KMS, S3_BUCKET, S3_OBJECTS
 from keywrap.providers.aws_arn import SCHEME, region_of
+from keywrap.sweeping import CLOCK
 from scheduler.policies.subject import Subject
+from tasks.marks import MARK
 
 _BLOB_ID = {"kms:EncryptionContextKeys": ["blob_id"]}
 _CONDITION = {
@@ -80,6 +84,9 @@ def _store(subject: Subject) -> list[_Statement]:
     folder = _literally(f"{prefix}/" if prefix else "")
     statements: list[_Statement] = []
     for power in subject.store_powers:
+        if power is StorePower.REMOVE:
+            statements += _removal(subject, f"{arn}/{folder}")
+            continue
         under = folder + (RESERVED if power is StorePower.PUBLISH else "")
         statements.append(
             {
@@ -92,6 +99,28 @@ def _store(subject: Subject) -> list[_Statement]:
         if power in S3_BUCKET:
             statements.append(_listing(arn, folder, S3_BUCKET[power]))
     return statements
+
+
+def _removal(subject: Subject, under: str) -> list[_Statement]:
+    """Return what lets contents be deleted, and nothing else of the store."""
+    store, actions = subject.config.store, list(S3_OBJECTS[StorePower.REMOVE])
+    blob, sidecar = _literally(store.blob_suffix), _literally(store.sidecar_suffix)
+    allowed: _Statement = {
+        "Sid": "StoreRemove",
+        "Effect": "Allow",
+        "Action": actions,
+        "Resource": [f"{under}*.~{'?' * 32}", f"{under}*{blob}", f"{under}{CLOCK}*"],
+    }
+    if blob and not sidecar.endswith(blob):
+        return [allowed]
+    # Where a content has no suffix of its own, every name ends as one.
+    kept = [f"*{sidecar}", CONTROL, AUDIT_HEAD, MARK]
+    refused = allowed | {
+        "Sid": "StoreKeep",
+        "Effect": "Deny",
+        "Resource": [under + name for name in kept],
+    }
+    return [allowed, refused]
 
 
 def _listing(arn: str, folder: str, actions: tuple[str, ...]) -> _Statement:

@@ -39,12 +39,14 @@ class Subject:
         role: who it is for.
         targets: URIs of the keys that new wraps use.
         place: what the configuration does not say.
+        sweeps: whether workers may remove old contents.
     """
 
     config: KeywrapConfig
     role: Role
     targets: frozenset[str]
     place: Place = Place()
+    sweeps: bool = False
 
     def powers(self, uri: str) -> frozenset[Power]:
         """Return what the role may do with a listed key."""
@@ -58,7 +60,8 @@ class Subject:
     @property
     def store_powers(self) -> Sequence[StorePower]:
         """What the role may do in the store, in a fixed order."""
-        return sorted(STORE_POWERS[self.role])
+        removes = self.sweeps and self.role is Role.WORKER
+        return sorted(STORE_POWERS[self.role] | ({StorePower.REMOVE} if removes else set()))
 
     def bucket(self, scheme: str) -> tuple[str, str] | None:
         """Return bucket and prefix of the store if it is of a scheme and the role uses it."""

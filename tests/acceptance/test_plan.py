@@ -28,6 +28,7 @@ DOCUMENT = {
     "problems",
     "sample",
     "kms_requests",
+    "content_bytes",
     "store_requests",
     "cost",
     "duration_s",
@@ -98,6 +99,7 @@ def test_the_plan_document_has_its_keys_and_its_counts_balance(acceptance: Node)
     assert kms["campaign"] == kms["sampled"] * 3
     assert kms["total"] == kms["campaign"] + kms["verifying"]
     assert document["store_requests"] is None
+    assert document["content_bytes"] is None
     assert (document["cost"]["total"], document["cost"]["kms"]) == (0, None)
     assert document["duration_s"] > 0
     # In the ledger it is a campaign like any other, and nothing of it is left to seal.

@@ -19,10 +19,11 @@ SLOW_S = 0.12
 
 
 class Campaign:
-    """A slow migration in the middle of which something is to happen."""
+    """A slow campaign in the middle of which something is to happen."""
 
-    def __init__(self, node: Node, road: Road, folder: str) -> None:
+    def __init__(self, node: Node, road: Road, folder: str, kind: str = "migrate") -> None:
         self.node = node
+        self._kind = kind
         self._road = road
         self._folder = folder
         self.blob_ids = node.site.make(BLOBS, f"{folder}/")
@@ -32,7 +33,7 @@ class Campaign:
     def begin(self) -> None:
         """Open it and wait until some of its blobs are decided, and not all."""
         self._road.delay_s = SLOW_S
-        self.id = self.node.site.campaign("migrate", "--prefix", f"{self._folder}/")
+        self.id = self.node.site.campaign(self._kind, "--prefix", f"{self._folder}/")
         self.node.some_but_not_all(self.id)
 
     def hit_by(self, fault: Callable[[Node], None]) -> None:
@@ -141,6 +142,25 @@ def test_a_campaign_completes_by_itself_after_each_kill(
     assert watch.failures == []
     assert watch.reads > 100
     assert watch.fallbacks == 0
+
+
+def test_a_reencryption_completes_by_itself_after_its_workers_are_killed(
+    faulty: Node, road: Road
+) -> None:
+    campaign = Campaign(faulty, road, "anew", "reencrypt")
+    with campaign.watch as watch:
+        campaign.begin()
+        campaign.hit_by(kill_a_worker)
+        campaign.hit_by(kill_only_the_pool_process_of_a_worker)
+        campaign.ends_well()
+    assert watch.failures == []
+    assert watch.reads > 100
+    assert watch.fallbacks == 0
+    reader = faulty.site.reader()
+    keys = [reader.data_key(blob_id) for blob_id in campaign.blob_ids]
+    reader.close()
+    assert len(set(keys)) == BLOBS
+    assert bytes.fromhex(faulty.site.environment["BLOB_KEY"]) not in keys
 
 
 def test_after_killing_everything_the_next_up_completes_the_campaign_by_itself(

@@ -15,7 +15,7 @@ from ledger.shards import Offer
 from ledger.states import Kind, ShardKind, State
 from scheduler import estimates
 from scheduler.estimates import Rate
-from tests.worlds import KEK, FaultyStore, World
+from tests.worlds import KEK, KINDS, FaultyStore, World
 from tests.yards import Yard, claimable
 
 
@@ -56,6 +56,23 @@ def yard(ledger: Ledger) -> Yard:
 def _plan(yard: Yard, plan_of: Kind = Kind.MIGRATE, **asked: object) -> int:
     wanted = {"prove": Prove.ALL, "sample_size": 500, "target": yard.world.target} | asked
     return yard.start(Kind.PLAN, plan_of=plan_of, **wanted)
+
+
+def test_a_plan_of_a_reencryption_measures_contents_and_changes_nothing(yard: Yard) -> None:
+    ids = yard.plant(10, KINDS)
+    yard.world.plant("direct", "torn", b"x" * 9000)
+    name = yard.world.layout.content_name("torn")
+    yard.world.store._objects[name] = yard.world.store._objects[name][:100]
+    before = dict(yard.world.store._objects)
+    plan = _plan(yard, Kind.REENCRYPT)
+    assert yard.run(plan).state is State.COMPLETE_WITH_EXCEPTIONS
+    assert yard.counts(plan) == {"rewrapped": 10, "quarantined": 1}
+    assert yard.reasons(plan) == {"torn": "content_truncated"}
+    assert yard.progress(plan).content_bytes == sum(len(before[b]) for b in ids)
+    assert yard.world.store._objects == before
+    assert _attempts(yard) == []
+    # It opened each old wrap, made new ones and opened these.
+    assert yard.progress(plan).kms_requests > 0
 
 
 def _attempts(yard: Yard) -> list[str]:

@@ -11,7 +11,6 @@ from keywrap.testing.kms import MemoryKeyProvider, MemoryKms
 from ledger.connection import Ledger
 from ledger.states import Kind, State
 from scheduler import showing, status
-from scheduler.commands.planning import plan
 from scheduler.commands.unwinding import undo
 from scheduler.desk import USAGE, Desk, DeskError
 from scheduler.proofs import Proof, default_proof
@@ -40,15 +39,6 @@ def test_no_weaker_or_other_proof_can_be_asked_for(desk: Desk, prove: Prove) -> 
         propose(desk, Kind.REENCRYPT, "", None, Proof(prove, 0.01))
     assert refused.value.exit_code == USAGE
     assert refused.value.reason_code == "proof_not_for_reencrypt"
-
-
-def test_a_plan_is_refused_with_what_to_type_instead(desk: Desk) -> None:
-    refused = CliRunner().invoke(plan, ["reencrypt"], obj=desk).exception
-    assert isinstance(refused, DeskError)
-    assert (refused.reason_code, refused.next_command) == (
-        "plan_not_supported",
-        "rewrap start reencrypt",
-    )
 
 
 def test_there_is_nothing_to_undo(desk: Desk, ledger: Ledger) -> None:

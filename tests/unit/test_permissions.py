@@ -20,6 +20,7 @@ from keywrap.permissions import (
     STORE_POWERS,
     Permission,
     Role,
+    StorePower,
     aws,
     azure,
     gcp,
@@ -175,20 +176,31 @@ def test_every_role_is_told_what_it_may_do() -> None:
     assert set(ON_TARGETS) < set(Role)
 
 
-def test_nothing_but_a_probe_is_deleted_from_a_store_so_no_role_may() -> None:
-    """Who adds such a call gives it a `StorePower` and a permission for each kind of store."""
+def callers_of(call: str) -> set[str]:
+    """Return the files of ours that call a method of a store."""
     root = PROVIDERS.parent.parent
-    callers = {
+    return {
         str(path.relative_to(root))
         for room in ("keywrap", "tasks", "workers", "scheduler")
         for path in (root / room).rglob("*.py")
         if "testing" not in path.parts
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("store.delete")
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(call)
     }
+
+
+def test_contents_are_removed_in_one_file_and_by_workers_that_may_sweep_alone() -> None:
+    assert callers_of("store.remove") == {"keywrap/sweeping.py"}
+    assert not any(StorePower.REMOVE in powers for powers in STORE_POWERS.values())
+    for table in (aws.S3_OBJECTS, gcp.STORAGE, azure.STORAGE):
+        assert set(table) == set(StorePower)
+
+
+def test_nothing_else_but_a_probe_is_deleted_from_a_store_so_no_role_may() -> None:
+    """Who adds such a call gives it a `StorePower` and a permission for each kind of store."""
     # What the checklist tries a store with, and new contents that lost a race. Who may not remove
     # these leaves them: the checklist says so, and a content that nobody names costs room only.
-    assert callers == {
+    assert callers_of("store.delete") == {
         "keywrap/conditions.py",
         "keywrap/reencrypting.py",
         "scheduler/checks/backups.py",

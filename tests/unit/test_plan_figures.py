@@ -215,6 +215,27 @@ def test_the_requests_to_a_store_are_those_of_two_scans_and_the_moves() -> None:
     assert sampled.reads == 2 * 10_000 + 10_000 + 2 * 500 + 11 + 2
 
 
+def test_the_bytes_of_a_reencryption_are_extrapolated_and_its_requests_counted() -> None:
+    mix = _mix(legacy=600, older=400)
+    proposal = _proposal(Kind.REENCRYPT, Proof(Prove.ALL))
+    contents = estimates.content_bytes(proposal, mix, sampled=10, measured=10 * 2**20)
+    assert contents is not None
+    assert (contents.sampled, contents.stored) == (10 * 2**20, 1000 * 2**20)
+    assert contents.written == 1000 * (2**20 + 72 + 16 + 16 * 16)
+    assert contents.read_at_least == contents.stored + contents.written
+    assert contents.read_at_most == 3 * contents.stored + contents.written
+    requests = estimates.store_requests(proposal, mix, 1, contents)
+    assert requests.writes == 2 * 1000 + contents.written // 2**23
+    without = estimates.store_requests(proposal, mix, 1)
+    assert requests.reads == without.reads + 3000 + contents.read_at_most // 2**23
+
+
+@pytest.mark.parametrize(("kind", "sampled"), [(Kind.MIGRATE, 9), (Kind.REENCRYPT, 0)])
+def test_no_bytes_are_told_where_none_are_moved_or_measured(kind: Kind, sampled: int) -> None:
+    proposal = _proposal(kind, Proof(Prove.ALL))
+    assert estimates.content_bytes(proposal, _mix(legacy=9), sampled, 100) is None
+
+
 def test_what_charges_for_requests_costs_money_and_what_does_not_none() -> None:
     kms, store = KmsRequests(0, 10_000_000, 0), StoreRequests(1_000_000, 900_000, 100_000)
     free = estimates.money(_proposal(), _mix(legacy=1), kms, None)

@@ -1,8 +1,10 @@
 """What `rewrap policy` prints, held against what our providers ask for and what it must not say."""
 
+import fnmatch
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,35 @@ def test_wraps_are_moved_from_keys_that_kms_can_move_them_from_only() -> None:
     assert not allowed_by_aws(printed, "kms:ReEncryptTo", OLD_ARN, CONTEXT)
     assert not allowed_by_aws(printed, "kms:ReEncryptFrom", FAR_ARN, CONTEXT)
     assert allowed_by_aws(printed, "kms:Decrypt", FAR_ARN, CONTEXT)
+
+
+@pytest.mark.parametrize("suffix", ["", ".blob"])
+def test_only_a_worker_that_may_sweep_may_delete_and_contents_alone(suffix: str) -> None:
+    store = {"url": "s3://blobs/team", "region": "eu-west-1", "blob_suffix": suffix}
+    generation = "0123456789abcdef" * 2
+    contents = [f"t/a{suffix}", f"t/a{suffix}.~{generation}"]
+    others = ["t/a.sidecar.json", ".rewrap/control.json", ".rewrap/store-mark"]
+    others += [".rewrap/audit-head.json"] + ([f"t/a.~{generation[1:]}"] if suffix else [])
+    for role in Role:
+        for sweeps in (False, True):
+            about = replace(subject(role, "aws", ARN, store=store), sweeps=sweeps)
+            printed = aws.document(about)
+            may = sweeps and role is Role.WORKER
+            assert [may_delete(printed, name) for name in contents] == [may] * len(contents)
+            assert not any(may_delete(printed, name) for name in others)
+
+
+def may_delete(document: str, name: str) -> bool:
+    """Judge as IAM does: what is denied anywhere is denied."""
+    statements = json.loads(document)["Statement"] if document else []
+    effects = {
+        statement["Effect"]
+        for statement in statements
+        if "s3:DeleteObject" in statement["Action"]
+        for pattern in statement["Resource"]
+        if fnmatch.fnmatchcase(f"arn:aws:s3:::blobs/team/{name}", pattern)
+    }
+    return effects == {"Allow"}
 
 
 def test_a_policy_of_google_allows_what_each_role_asks_and_no_more() -> None:
