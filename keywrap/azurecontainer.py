@@ -12,8 +12,9 @@ from xml.etree import ElementTree as ET
 
 from keywrap.azurecredentials import Credentials
 from keywrap.folderlisting import Page, list_by_folder
+from keywrap.objectbucket import Operation
 from keywrap.objectreplies import Reply
-from keywrap.objectstore import LISTING_THREADS, Operation
+from keywrap.objectstore import LISTING_THREADS
 from keywrap.stores import StoreUnavailableError
 
 try:
@@ -54,7 +55,7 @@ _REFUSALS = {
 
 
 class AzureContainer:
-    """A container as `keywrap.objectstore.Bucket` wants it; connects to nothing when it is made.
+    """A container as `keywrap.objectbucket.Bucket` wants it; connects to nothing when it is made.
 
     Args:
         name: the container's name.
@@ -116,7 +117,7 @@ class AzureContainer:
         self._requests.delete(f"{self._url}/{quote(key, safe='/')}", _HEADERS)
 
     def remove(self, key: str, tag: str) -> Reply | None:
-        """Delete a blob that has this ETag; see `keywrap.objectstore.Bucket.remove`."""
+        """Delete a blob that has this ETag; see `keywrap.objectbucket.Bucket.remove`."""
         headers = {**_HEADERS, "If-Match": tag}
         return self._requests.remove(f"{self._url}/{quote(key, safe='/')}", headers)
 

@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import msgspec
 
+from keywrap.objectbucket import Operation
 from keywrap.objectlisting import Page, list_keys
 from keywrap.objectreplies import Kind, Reply
-from keywrap.objectstore import LISTING_THREADS, Operation
+from keywrap.objectstore import LISTING_THREADS
 from keywrap.stores import StoreUnavailableError
 
 try:
@@ -59,7 +60,7 @@ _REFUSALS = {
 
 
 class GcsBucket:
-    """A bucket as `keywrap.objectstore.Bucket` wants it; connects to nothing when it is made.
+    """A bucket as `keywrap.objectbucket.Bucket` wants it; connects to nothing when it is made.
 
     Args:
         name: the bucket's name.
@@ -100,7 +101,7 @@ class GcsBucket:
         raise self._strange("pages without an entry that are not the last")
 
     def remove(self, key: str, tag: str) -> Reply | None:
-        """Delete an object of this generation; see `keywrap.objectstore.Bucket.remove`.
+        """Delete an object of this generation; see `keywrap.objectbucket.Bucket.remove`.
 
         JSON API of Cloud Storage, "Objects: delete", `ifGenerationMatch`.
         """

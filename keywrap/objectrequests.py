@@ -11,8 +11,9 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from keywrap.endpoints import CONNECT_TIMEOUT_S
+from keywrap.objectbucket import Operation
 from keywrap.objectreplies import Kind, Reply, kind_of
-from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S, Operation
+from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S
 from keywrap.stores import StoreUnavailableError
 
 _SYSTEM_MESSAGE = re.compile(r"\[(?:Errno -?\d+|SSL: \w+)\] ([\w :,'-]+)")
@@ -27,7 +28,7 @@ class ObjectRequests:
     Args:
         sign: signs each request.
         code_of: finds the store's own error code in an answer; empty for none.
-        explain: says why the bucket refused, as `keywrap.objectstore.Bucket` does.
+        explain: says why the bucket refused, as `keywrap.objectbucket.Bucket` does.
         timeout_s: of one request, in seconds.
     """
 

@@ -18,11 +18,12 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import tenacity
 
 from keywrap.layout import MAX_BLOB_ID_BYTES, RESERVED
+from keywrap.objectbucket import Bucket, Operation, VersionedBucket
 from keywrap.objectmarks import StoredObject, marks_of
 from keywrap.objectreplies import Kind, Reply, reply_of
 from keywrap.objectwrites import Write
@@ -35,6 +36,7 @@ from keywrap.stores import (
     StoreError,
     StoreUnavailableError,
     TooLargeError,
+    VersionsUnseenError,
 )
 
 try:
@@ -62,7 +64,6 @@ _UNCHANGED = "nothing was changed"
 _UNKNOWN = "whether it was changed is not known; read it again"
 
 _Result = TypeVar("_Result")
-Operation = Literal["read", "write", "delete", "list"]
 Tag = Literal["e_tag", "version"]
 """What a store compares before it replaces: the ETag, or the generation (Google)."""
 
@@ -70,22 +71,6 @@ _GENERATION = re.compile("[1-9][0-9]{0,18}")
 """Never 0: a write under the condition "generation 0" creates what is absent."""
 
 _first_user = 0
-
-
-class Bucket(Protocol):
-    """What obstore cannot do: list keys that are no paths, and say why a bucket refuses."""
-
-    def check(self, prefix: str) -> None:
-        """Raise `StoreUnavailableError` where the bucket as a whole cannot be used."""
-
-    def keys(self, prefix: str) -> Iterator[str]:
-        """Yield every key that starts with `prefix` once, as it is, in no promised order."""
-
-    def remove(self, key: str, tag: str) -> Reply | None:
-        """Delete a key if it has this tag, asked for once; return what a refusal came to."""
-
-    def explain(self, reply: Reply, operation: Operation) -> str:
-        """Say in a sentence why the bucket refused, and what permission is needed."""
 
 
 class _UnansweredError(StoreUnavailableError):
@@ -247,6 +232,16 @@ class ObjectStore:
             name = key[skip:]
             if not (hide_own and name.startswith(RESERVED)):
                 yield name
+
+    def old_versions(
+        self, wanted: Callable[[str], bool], limit: int
+    ) -> Iterator[tuple[str, bytes | None]]:
+        """Yield what the bucket keeps of old objects; see `keywrap.stores.VersionedStore`."""
+        if not isinstance(self._bucket, VersionedBucket):
+            raise VersionsUnseenError("old versions are looked for in buckets of S3 only")
+        skip = len(self._prefix)
+        found = self._bucket.old_versions(self._prefix, lambda key: wanted(key[skip:]), limit)
+        return ((key[skip:], data) for key, data in found)
 
     def _patiently(self, attempt: Callable[[], _Result]) -> _Result:
         """Try until it is answered, or for long enough."""

@@ -15,9 +15,10 @@ from xml.etree import ElementTree as ET
 import tenacity
 
 from keywrap.endpoints import CONNECT_TIMEOUT_S
+from keywrap.objectbucket import Operation
 from keywrap.objectlisting import Page, list_keys
 from keywrap.objectreplies import Kind, Reply, kind_of
-from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S, Operation
+from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S
 from keywrap.stores import StoreUnavailableError
 
 try:
@@ -31,13 +32,15 @@ except ImportError as error:
     raise ImportError("a store in S3 needs: pip install 'keywrap[s3]'") from error
 
 _CODE = re.compile(rb"<Code>([\w.]+)</Code>")
-_NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 _PERMISSIONS: dict[Operation, str] = {
     "read": "s3:GetObject on its objects and s3:ListBucket on the bucket",
     "write": "s3:PutObject and s3:GetObject on its objects",
     "delete": "s3:DeleteObject on its objects",
     "list": "s3:ListBucket on the bucket",
+    "look back": "s3:GetBucketVersioning and s3:ListBucketVersions on the bucket and "
+    "s3:GetObjectVersion on its objects",
 }
 
 _REFUSALS = {
@@ -61,7 +64,7 @@ class Credentials(Protocol):
 
 
 class S3Bucket:
-    """A bucket as `keywrap.objectstore.Bucket` wants it; connects to nothing when it is made.
+    """A bucket as `keywrap.objectbucket.Bucket` wants it; connects to nothing when it is made.
 
     Args:
         name: the bucket's name.
@@ -122,22 +125,22 @@ class S3Bucket:
         asked = {"prefix": prefix, "start-after": after, "delimiter": "/" if by_folder else ""}
         answer = self._list({name: value for name, value in asked.items() if value})
         try:
-            keys = _texts(answer, "Contents", "Key")
-            folders = _texts(answer, "CommonPrefixes", "Prefix")
+            keys = texts(answer, "Contents", "Key")
+            folders = texts(answer, "CommonPrefixes", "Prefix")
         except UnicodeDecodeError:
             # Written otherwise it would come at another place, and the next page after it.
-            raise self._strange("a key that is not UTF-8") from None
-        truncated = answer.findtext(f"{_NAMESPACE}IsTruncated") == "true"
+            raise self.strange("a key that is not UTF-8") from None
+        truncated = answer.findtext(f"{NAMESPACE}IsTruncated") == "true"
         if truncated and not keys and not folders:
-            raise self._strange("a page without an entry that is not the last")
-        sizes = _texts(answer, "Contents", "Size")
+            raise self.strange("a page without an entry that is not the last")
+        sizes = texts(answer, "Contents", "Size")
         # What consoles make for a folder: no bytes, and a slash at the end (S3 user guide,
         # "Organizing objects by using folders").
         markers = {k for k, size in zip(keys, sizes, strict=False) if size == "0" and k[-1:] == "/"}
         return Page(keys, folders, truncated, markers)
 
     def remove(self, key: str, tag: str) -> Reply | None:
-        """Delete a key that has this ETag; see `keywrap.objectstore.Bucket.remove`.
+        """Delete a key that has this ETag; see `keywrap.objectbucket.Bucket.remove`.
 
         API reference of Amazon S3, "DeleteObject", `If-Match`.
         """
@@ -157,22 +160,50 @@ class S3Bucket:
     def _list(self, asked: dict[str, str]) -> ET.Element:
         # URL encoding, since XML 1.0 has no way to write most control characters.
         query = {**asked, "encoding-type": "url", "list-type": "2"}
-        text = "&".join(f"{name}={quote(query[name], safe='')}" for name in sorted(query))
-        body = self._retrying(self._send, f"{self._url}/?{text}")
+        return self.document(query, "ListBucketResult", "list")
+
+    def document(self, query: dict[str, str], name: str, operation: Operation) -> ET.Element:
+        """Return the XML document that the bucket answers a query with.
+
+        Args:
+            query: names and values, not encoded.
+            name: of the document's root; empty for any.
+            operation: for errors.
+
+        Raises:
+            RefusedByBucketError, StoreUnavailableError: there is none.
+        """
+        body = self.get("", query, operation)
         try:
             answer = ET.fromstring(body)  # noqa: S314 - our own store; expat bounds expansion
         except ET.ParseError:
-            raise self._strange("an answer that is not XML") from None
-        if answer.tag != f"{_NAMESPACE}ListBucketResult":
-            raise self._strange(f"<{answer.tag.rpartition('}')[2][:40]}>")
+            raise self.strange("an answer that is not XML") from None
+        if name and answer.tag != f"{NAMESPACE}{name}":
+            raise self.strange(f"<{answer.tag.rpartition('}')[2][:40]}>")
         return answer
 
-    def _send(self, url: str) -> bytes:
+    def get(self, path: str, query: dict[str, str], operation: Operation) -> bytes:
+        """Return what the bucket, or an object of it, answers a query with.
+
+        Args:
+            path: percent-encoded, without a slash at its begin; empty for the bucket.
+            query: names and values, not encoded.
+            operation: for errors.
+
+        Raises:
+            RefusedByBucketError: it refuses; another request would come to the same.
+            StoreUnavailableError: it does not answer.
+        """
+        text = "&".join(f"{name}={quote(query[name], safe='')}" for name in sorted(query))
+        return bytes(self._retrying(self._send, f"{self._url}/{path}?{text}", operation))
+
+    def _send(self, url: str, operation: Operation) -> bytes:
         reply, body = self._ask("GET", url, {})
         if reply is None:
             return body
-        kind = _UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
-        raise kind(self.explain(reply, "list"))
+        if reply.kind is Kind.UNKNOWN and reply.status != HTTPStatus.NOT_IMPLEMENTED:
+            raise _UnansweredError(self.explain(reply, operation))
+        raise RefusedByBucketError(self.explain(reply, operation), reply)
 
     def _ask(self, method: str, url: str, headers: dict[str, str]) -> tuple[Reply | None, bytes]:
         request = AWSRequest(method=method, url=url, headers=headers)
@@ -189,18 +220,37 @@ class S3Bucket:
             code = "PermanentRedirect"
         return Reply(kind_of(answer.status_code, code), answer.status_code, code), b""
 
-    def _strange(self, what: str) -> StoreUnavailableError:
+    def strange(self, what: str) -> StoreUnavailableError:
+        """Say that an answer is none of S3's."""
         return StoreUnavailableError(f"S3 bucket {self._name!r}: a listing came as {what}")
+
+
+class RefusedByBucketError(StoreUnavailableError):
+    """The bucket has answered, and refuses.
+
+    Args:
+        message: a sentence for the operator.
+        reply: what it answered.
+    """
+
+    def __init__(self, message: str, reply: Reply) -> None:
+        super().__init__(message)
+        self.reply = reply
 
 
 class _UnansweredError(StoreUnavailableError):
     """To be tried again."""
 
 
-def _texts(answer: ET.Element, entry: str, name: str) -> list[str]:
-    path = f"{_NAMESPACE}{entry}/{_NAMESPACE}{name}"
+def texts(answer: ET.Element, entry: str, name: str) -> list[str]:
+    """Return a field of every entry of a listing, as it is.
+
+    Raises:
+        UnicodeDecodeError: one is not UTF-8.
+    """
+    path = f"{NAMESPACE}{entry}/{NAMESPACE}{name}"
     texts = [found.text or "" for found in answer.iterfind(path)]
     # A service that does not know the encoding sends keys as they are, and `a+b` is no `a b`.
-    if answer.findtext(f"{_NAMESPACE}EncodingType") != "url":
+    if answer.findtext(f"{NAMESPACE}EncodingType") != "url":
         return texts
     return [unquote_plus(text, errors="strict") for text in texts]

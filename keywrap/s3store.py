@@ -22,7 +22,7 @@ from keywrap.endpoints import (
     folder_of,
 )
 from keywrap.objectstore import ObjectStore
-from keywrap.s3bucket import S3Bucket
+from keywrap.s3versions import VersionedS3Bucket
 from keywrap.stores import StoreUnavailableError
 
 try:
@@ -155,7 +155,7 @@ def open_s3(  # noqa: PLR0913 - keyword-only
         )
     except BaseError as error:
         raise ValueError(str(error).partition("\n")[0]) from error
-    described = S3Bucket(
+    described = VersionedS3Bucket(
         bucket,
         region=region,
         url=url,

@@ -4,7 +4,7 @@ Names are `/`-separated and relative to the store's root. Every change is condit
 is created only if absent and replaced only if it is still exactly what was read.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -60,6 +60,12 @@ class StoreUnavailableError(StoreError):
     """The store did not answer, or answered with an error; the change may or may not be made."""
 
     reason_code = "store_unavailable"
+
+
+class VersionsUnseenError(StoreError):
+    """Whether the store keeps old versions of its objects, or which, cannot be told from here."""
+
+    reason_code = "versions_unseen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,4 +209,27 @@ class RemovingStore(Protocol):
         Raises:
             ChangedError: it was written since; it is left as it is.
             StoreUnavailableError: the outcome is not known; look again.
+        """
+
+
+@runtime_checkable
+class VersionedStore(Protocol):
+    """A store that may keep what was replaced or removed."""
+
+    def old_versions(
+        self, wanted: Callable[[str], bool], limit: int
+    ) -> Iterator[tuple[str, bytes | None]]:
+        """Yield what is kept of objects and is not the newest, in no promised order.
+
+        Args:
+            wanted: whether the versions of an object of some name are asked for.
+            limit: the most bytes of a version that is read.
+
+        Returns:
+            For each version its object's name, and its bytes; None where there are more than
+            `limit`.
+
+        Raises:
+            VersionsUnseenError: whether there are any cannot be told.
+            StoreUnavailableError: the store did not answer, or refuses; the message says why.
         """

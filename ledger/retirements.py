@@ -41,6 +41,8 @@ class Retirement:
         waited_s: seconds since the step was reached, by the database's clock.
         requested_by: who asked.
         created_at: when it was asked for.
+        backup_wraps: wraps in backups that open with nothing afterwards; None: not counted yet.
+        object_versions: old versions of sidecars likewise; None: not counted, or not to be seen.
     """
 
     id: int
@@ -52,10 +54,13 @@ class Retirement:
     waited_s: float
     requested_by: str
     created_at: datetime
+    backup_wraps: int | None = None
+    object_versions: int | None = None
 
 
 _COLUMNS = (
     "id, key, version, step, closes, reason_code, reason, requested_by, created_at,"
+    " backup_wraps, object_versions,"
     " extract(epoch FROM clock_timestamp() - step_at)::float AS waited_s"
 )
 
@@ -117,6 +122,23 @@ def reach(connection: Connection, retirement: Retirement, step: Step) -> bool:
         {"id": retirement.id, "step": step, "from": retirement.step},
     )
     return reached.rowcount == 1
+
+
+def note_left(
+    connection: Connection,
+    retirement: Retirement,
+    *,
+    backup_wraps: int,
+    object_versions: int | None,
+) -> None:
+    """Note what a retirement leaves without a key."""
+    connection.execute(
+        text(
+            "UPDATE retirement SET backup_wraps = :backups, object_versions = :versions"
+            " WHERE id = :id"
+        ),
+        {"id": retirement.id, "backups": backup_wraps, "versions": object_versions},
+    )
 
 
 def refuse(connection: Connection, retirement: Retirement, reason_code: str, reason: str) -> None:
@@ -243,4 +265,6 @@ def _retirement(row: Row[Any]) -> Retirement:
         row.waited_s,
         row.requested_by,
         row.created_at,
+        row.backup_wraps,
+        row.object_versions,
     )

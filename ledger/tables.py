@@ -235,6 +235,8 @@ retirement = Table(
     Column("version", Text, nullable=False),
     Column("step", Text, CheckConstraint(_one_of("step", Step), name="step"), nullable=False),
     Column("closes", ARRAY(Text), nullable=False),  # what the service closes with it
+    Column("backup_wraps", BigInteger),  # that open with nothing afterwards
+    Column("object_versions", BigInteger),  # likewise; null: not looked into, or not yet
     Column("reason_code", Text),
     Column("reason", Text),
     Column("requested_by", Text, nullable=False),

@@ -222,6 +222,8 @@ def _retirements(subject: Subject) -> dict[str, Any]:
             "step": one.step.value,
             "requested_by": one.requested_by,
             "closes": list(one.closes),
+            "backup_wraps_left": one.backup_wraps,
+            "object_versions_left": one.object_versions,
         }
         for one in retired.recent(subject.connection)
     ]

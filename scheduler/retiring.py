@@ -8,7 +8,7 @@ version is enabled again. Nothing here can delete a key.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from keywrap.keys import KeyVersion
@@ -20,12 +20,14 @@ from keywrap.kms import (
     VersionFloor,
     VersionSwitch,
 )
+from keywrap.stores import StoreUnavailableError
 from ledger import campaigns, findings, retirements
 from ledger.findings import CensusLine
 from ledger.retirements import Retirement, Step
 from scheduler import store_scan
 from scheduler.approving import NO_PERMIT, Permit
 from scheduler.desk import REFUSED, Desk, DeskError, operator
+from scheduler.oldversions import OldWraps, look_back
 from scheduler.publishing import press_of
 from scheduler.store_scan import UntilOver
 from workers.settings import Retire
@@ -62,6 +64,7 @@ class Retiring:
         until_over: waits for a scan's end.
         say: prints a line.
         permit: what lets it begin.
+        look_back: looks into old object versions.
     """
 
     desk: Desk
@@ -72,6 +75,7 @@ class Retiring:
     until_over: UntilOver
     say: Callable[[str], None]
     permit: Permit = NO_PERMIT
+    look_back: Callable[[Desk, Callable[[KeyVersion], bool]], OldWraps] = look_back
 
     @property
     def _again(self) -> str:
@@ -203,9 +207,9 @@ class Retiring:
             return "list a new key as the primary, then: rewrap start rotate --to NEW_KEY --wait"
         return f"rewrap rotate-kek {self.version.key} --wait"
 
-    def _scan(self, _retirement: Retirement) -> None:
+    def _scan(self, retirement: Retirement) -> None:
         self._require_unneeded()
-        self._require_backups()
+        self._require_acceptance(retirement)
 
     def _require_unneeded(self) -> None:
         """Scan the store, and see that no wrap in it needs what is to be closed.
@@ -250,25 +254,59 @@ class Retiring:
             "version_needed", f"{which}: {shown}", move if live else strip if previous else look
         )
 
-    def _require_backups(self) -> None:
+    def _needs(self, version: KeyVersion) -> bool:
+        """Whether a wrap under a KEK version opens with nothing afterwards."""
+        if self.is_whole:
+            return version.key == self.version.key
+        return version in {self.version, *self.closes(), *self._closing()}
+
+    def _require_acceptance(self, retirement: Retirement) -> None:
+        """See that whoever retires it accepts what is left without a key, and has a new backup.
+
+        Raises:
+            NeededError: it was not accepted, or there is no such backup.
+        """
         with self.desk.ledger.begin() as connection:
             kept = retirements.backed_up(connection, self.version)
-            fresh = retirements.has_fresh_backup(
+        old = self._look_back()
+        with self.desk.ledger.begin() as connection:
+            retirements.note_left(
+                connection,
+                retirement,
+                backup_wraps=sum(kept.values()),
+                object_versions=None if old.unseen else old.needing + old.unreadable,
+            )
+        if old.unseen:
+            self.say(f"old object versions were not looked into: {old.unseen}")
+        if left := _left(kept, old):
+            self._require_accepted("backups_need_it" if kept else "object_versions_need_it", left)
+
+    def _look_back(self) -> OldWraps:
+        try:
+            return self.look_back(self.desk, self._needs)
+        except StoreUnavailableError as error:
+            if not self.accepted:
+                raise NeededError(
+                    "object_versions_unseen",
+                    f"old object versions, which may need it, cannot be looked into: {error}",
+                    f"rewrap policy aws --role retirer, or: {self._again} --accept-unopenable",
+                ) from error
+            return OldWraps(unseen=str(error))
+
+    def _require_accepted(self, reason_code: str, left: str) -> None:
+        what = f"{left}: these open with nothing afterwards"
+        if not self.accepted:
+            raise NeededError(
+                reason_code, what, f"{self._again} --accept-unopenable (with a fresh backup)"
+            )
+        with self.desk.ledger.begin() as connection:
+            is_fresh = retirements.has_fresh_backup(
                 connection,
                 self.version,
                 self.desk.settings.keywrap.store.place,
                 self.waits.backup_days,
             )
-        if not kept:
-            return
-        ids = ", ".join(str(n) for n in kept)
-        total = sum(kept.values())
-        what = f"{total:,} wraps in backups (of campaigns {ids}) open with nothing afterwards"
-        if not self.accepted:
-            raise NeededError(
-                "backups_need_it", what, f"{self._again} --accept-unopenable (with a fresh backup)"
-            )
-        if not fresh:
+        if not is_fresh:
             raise NeededError(
                 "no_fresh_backup",
                 f"{what}, and no backup of the whole store without it was made and verified within "
@@ -339,3 +377,17 @@ def needs(lines: Sequence[CensusLine], closed: set[KeyVersion]) -> tuple[int, in
         sum(line.previous for line in of_it),
         sum(line.blobs for line in lines if line.problem),
     )
+
+
+def _left(kept: Mapping[int, int], old: OldWraps) -> str:
+    """Say what opens with nothing afterwards; empty for nothing."""
+    left = []
+    if kept:
+        ids = ", ".join(str(n) for n in kept)
+        left.append(f"{sum(kept.values()):,} wraps in backups (of campaigns {ids})")
+    shown = ", ".join(repr(blob_id) for blob_id in old.named)
+    if old.needing:
+        left.append(f"{old.needing:,} old versions of sidecars in the bucket ({shown})")
+    if old.unreadable:
+        left.append(f"{old.unreadable:,} old versions that cannot be read ({shown})")
+    return ", ".join(left)

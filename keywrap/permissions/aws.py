@@ -38,9 +38,13 @@ S3_OBJECTS: Mapping[StorePower, tuple[str, ...]] = {
     StorePower.WRITE: ("s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"),
     StorePower.PUBLISH: ("s3:GetObject", "s3:PutObject"),
     StorePower.REMOVE: ("s3:DeleteObject",),
+    StorePower.LOOK_BACK: ("s3:GetObjectVersion",),
 }
 """On the objects. A conditional PutObject needs s3:GetObject too (user guide, "How to prevent
 object overwrites with conditional writes")."""
 
-S3_BUCKET: Mapping[StorePower, tuple[str, ...]] = {StorePower.READ: ("s3:ListBucket",)}
+S3_BUCKET: Mapping[StorePower, tuple[str, ...]] = {
+    StorePower.READ: ("s3:ListBucket",),
+    StorePower.LOOK_BACK: ("s3:GetBucketVersioning", "s3:ListBucketVersions"),
+}
 """On the bucket. Without it an absent object is answered as forbidden."""

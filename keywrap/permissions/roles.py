@@ -27,6 +27,7 @@ class StorePower(StrEnum):
     READ = "read"  # list it, read blobs and sidecars
     WRITE = "write"  # put blobs and sidecars
     PUBLISH = "publish"  # put what lies under `.rewrap/`: the control file
+    LOOK_BACK = "look-back"  # read what S3 keeps of objects that were replaced or removed
     REMOVE = "remove"  # remove old contents; a worker's only where [reencrypt] has `sweep = true`
 
 
@@ -63,7 +64,7 @@ STORE_POWERS: Mapping[Role, frozenset[StorePower]] = {
     Role.WORKER: frozenset({StorePower.READ, StorePower.WRITE}),
     Role.VERIFIER: frozenset({StorePower.READ}),
     Role.OPERATOR: frozenset({StorePower.READ, StorePower.PUBLISH}),
-    Role.RETIRER: frozenset(),
+    Role.RETIRER: frozenset({StorePower.LOOK_BACK}),
 }
 """What a role may do in the store, whatever the configuration says."""
 

@@ -20,7 +20,7 @@ from scheduler.commands.starting import confirm, yes
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, USAGE, Desk, DeskError
 from scheduler.retiring import Retiring
 
-_UNSEEN = "old object versions, replicas, and copies that are kept elsewhere"
+_UNSEEN = "replicas, copies that are kept elsewhere, and old versions outside of S3"
 
 
 @click.command()
@@ -188,5 +188,7 @@ def _document(version: KeyVersion, found: Retirement | None) -> dict[str, Any]:
         "reason_code": found.reason_code if found else None,
         "reason": found.reason if found else None,
         "requested_by": found.requested_by if found else None,
+        "backup_wraps": found.backup_wraps if found else None,
+        "object_versions": found.object_versions if found else None,
         "next_command": f"rewrap retire '{version}'" if again else None,
     }

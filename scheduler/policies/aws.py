@@ -90,7 +90,7 @@ def _store(subject: Subject) -> list[_Statement]:
         under = folder + (RESERVED if power is StorePower.PUBLISH else "")
         statements.append(
             {
-                "Sid": f"Store{power.capitalize()}",
+                "Sid": f"Store{power.title().replace('-', '')}",
                 "Effect": "Allow",
                 "Action": list(S3_OBJECTS[power]),
                 "Resource": [f"{arn}/{under}*"],

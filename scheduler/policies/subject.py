@@ -61,7 +61,10 @@ class Subject:
     def store_powers(self) -> Sequence[StorePower]:
         """What the role may do in the store, in a fixed order."""
         removes = self.sweeps and self.role is Role.WORKER
-        return sorted(STORE_POWERS[self.role] | ({StorePower.REMOVE} if removes else set()))
+        powers = STORE_POWERS[self.role] | ({StorePower.REMOVE} if removes else set())
+        if urlsplit(self.config.store.url).scheme != "s3":
+            powers -= {StorePower.LOOK_BACK}
+        return sorted(powers)
 
     def bucket(self, scheme: str) -> tuple[str, str] | None:
         """Return bucket and prefix of the store if it is of a scheme and the role uses it."""

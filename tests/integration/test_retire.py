@@ -21,6 +21,7 @@ from ledger.connection import Ledger
 from ledger.retirements import Retirement, Step
 from ledger.states import Kind, State
 from scheduler.desk import DeskError
+from scheduler.oldversions import OldWraps
 from scheduler.retiring import Retiring
 from tests.rotations import STORE, desk_at
 from tests.worlds import KEK, World
@@ -68,6 +69,7 @@ class Retirer:
         self.switch = Switch(self.world)
         self.between: Callable[[], None] = lambda: None
         self.accepted = False
+        self.old_versions = OldWraps(unseen="a folder keeps none")
 
     def rotate(self, *, seal: bool = True) -> int:
         self.world.kms.rotate(KEK)
@@ -95,6 +97,7 @@ class Retirer:
             self.accepted,
             self.scan,
             say,
+            look_back=lambda _desk, _needs: self.old_versions,
         )
         return retiring.run()
 
@@ -265,6 +268,27 @@ def test_wraps_in_backups_want_an_acceptance_and_a_fresh_backup(retirer: Retirer
     assert retirer.refused().reason_code == "no_fresh_backup", "nobody has opened it"
     retirer.yard.desk.run("UPDATE backup SET verified_at = clock_timestamp()")
     assert retirer.retire().step is Step.RETIRED
+
+
+@pytest.mark.parametrize("unreadable", [False, True])
+def test_old_versions_in_the_bucket_want_an_acceptance_and_a_fresh_backup(
+    retirer: Retirer, *, unreadable: bool
+) -> None:
+    retirer.yard.plant(3, ("managed",))
+    retirer.rotate()
+    retirer.old_versions = OldWraps(0, 7, ["a"]) if unreadable else OldWraps(7, 0, ["a"])
+    error = retirer.refused()
+    assert (error.reason_code, error.exit_code) == ("object_versions_need_it", 4)
+    assert "7 old versions" in str(error)
+    assert "'a'" in str(error)
+    retirer.accepted = True
+    assert retirer.refused().reason_code == "no_fresh_backup"
+    fresh = retirer.yard.start(Kind.INVENTORY, store=retirer.desk.settings.keywrap.store.place)
+    retirer.yard.run(fresh)
+    retirer.yard.desk.run("UPDATE campaign SET kind = 'backup' WHERE id = :id", id=fresh)
+    note_backup(retirer, fresh, verified=True)
+    retired = retirer.retire()
+    assert (retired.step, retired.object_versions, retired.backup_wraps) == (Step.RETIRED, 7, 0)
 
 
 class WholeSwitch:

@@ -333,8 +333,8 @@ def test_a_store_of_the_vendor_is_read_or_written_as_the_role_needs(
     vendor: str, role: Role
 ) -> None:
     printed = VENDORS[vendor].document(subject(role, vendor, store=STORES[vendor]))
-    reads = any(w in printed for w in ("s3:GetObject", "objects.get", "blobs/read"))
-    lists = any(w in printed for w in ("s3:ListBucket", "objects.list", "blobs/read"))
+    reads = any(w in printed for w in ('"s3:GetObject"', "objects.get", "blobs/read"))
+    lists = any(w in printed for w in ('"s3:ListBucket"', "objects.list", "blobs/read"))
     writes = any(w in printed for w in ("s3:PutObject", "objects.create", "blobs/write"))
     assert reads is lists is (role is not Role.RETIRER)
     assert writes is (role in {Role.WRITER, Role.WORKER, Role.OPERATOR})
