@@ -21,7 +21,8 @@ from scheduler.desk import REFUSED, Desk, DeskError, operator
 LISTED = 10_000
 """Exceptions that are listed one by one; the rest is counted, and stands for by its digest."""
 
-_PER_MILLION = 1_000_000
+LISTED_BYTES = 8 * 1024 * 1024
+"""And no more of them than this, as JSON: where ids are long, a certificate is still readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Subject:
 
     Attributes:
         desk: the operator's desk.
-        connection: one transaction, so that all of it is of one moment.
+        connection: one transaction of one moment, see `certificates.of_one_moment`.
         campaign: the campaign.
         done: how far it is.
     """
@@ -49,6 +50,7 @@ def record_of(desk: Desk, campaign_id: int) -> dict[str, Any]:
     """
     desk.campaign(campaign_id)
     with desk.ledger.begin() as connection:
+        certificates.of_one_moment(connection)
         campaign = campaigns.get(connection, campaign_id)
         assert campaign is not None  # noqa: S101 - just now it was there
         done = progress.read(connection, campaign_id, campaign.kind)
@@ -132,14 +134,17 @@ def _counts(subject: Subject) -> dict[str, Any]:
 
 def _exceptions(subject: Subject) -> dict[str, Any]:
     listed: list[dict[str, Any]] = []
-    rest, digest = 0, hashlib.sha256()
+    rest, digest, room = 0, hashlib.sha256(), LISTED_BYTES
     for blob in certificates.exceptions(subject.connection, subject.campaign.id):
         line = {"blob_id": blob.blob_id, "outcome": blob.outcome, "reason_code": blob.reason_code}
-        if len(listed) < LISTED:
+        written = json.dumps(line, sort_keys=True).encode() + b"\n"
+        room -= len(written)
+        # Once one is left out, so are all after it: the list is a beginning, without holes.
+        if len(listed) < LISTED and room >= 0 and not rest:
             listed.append(line)
         else:
             rest += 1
-            digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
+            digest.update(written)
     more = {"blobs": rest, "sha256": digest.hexdigest()} if rest else None
     return {"exceptions": listed, "more_exceptions": more}
 
@@ -148,15 +153,16 @@ def _proof(subject: Subject) -> dict[str, Any]:
     campaign, done = subject.campaign, subject.done
     verified = progress.counts(subject.connection, campaign.id, ShardKind.VERIFY)
     canary = verified[Outcome.REWRAPPED]
+    bad = sum(verified[o] for o in (Outcome.QUARANTINED, Outcome.FAILED, Outcome.CONFLICT))
     opened = done.counts[Outcome.CURRENT] if campaign.kind is Kind.VERIFY else done.verified
     found: dict[str, Any] = {
         "policy": campaign.prove.value if campaign.prove else None,
         "canary_opened": canary,
         "sample_opened": opened,
     }
-    if campaign.prove is Prove.SAMPLE or campaign.kind is Kind.VERIFY:
-        share = confidence.upper_bound(opened)
-        found["bad_at_most_ppm_with_99_percent"] = round(share * _PER_MILLION)
+    # The bound is of a sample without a failure. Of one with some it would be an untruth.
+    if not bad and (campaign.prove is Prove.SAMPLE or campaign.kind is Kind.VERIFY):
+        found["bad_at_most_ppm_with_99_percent"] = confidence.bound_ppm(opened)
     return {"proof": found}
 
 
@@ -177,11 +183,16 @@ def _backup(subject: Subject) -> dict[str, Any]:
 
 
 def _shared(subject: Subject) -> dict[str, Any]:
-    """Name the keys that are themselves the data key of many blobs: they open these still."""
+    """Name the keys that are themselves the data key of many blobs: they open these still.
+
+    A new wrap changes nothing of that, only a new data key does, or that the blob is gone.
+    """
     tables = subject.desk.settings.keywrap.keys.env
-    direct = {f"env:{name}" for name, table in tables.items() if table.scheme == "direct"}
-    lines = findings.census(subject.connection, subject.campaign.id)
-    still = {line.key: line.blobs for line in lines if line.key in direct}
+    direct = sorted(f"env:{name}" for name, table in tables.items() if table.scheme == "direct")
+    given_up = [Outcome.GONE.value]
+    if subject.campaign.kind is Kind.REENCRYPT:
+        given_up.append(Outcome.REWRAPPED.value)
+    still = certificates.still_wrapped(subject.connection, subject.campaign.id, direct, given_up)
     return {"shared_keys_that_still_open_content": still}
 
 

@@ -133,7 +133,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who signs certificates; only where `rewrap certificate` is typed.
 
     Attributes:
-        private_key_file: the file that signs, as `rewrap certificate-key` makes it.
+        private_key_file: the file that signs, an absolute path; `rewrap certificate-key` makes it.
     """
 
     private_key_file: str = ""
@@ -207,7 +207,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
         retire=_section("retire", Retire, table, {}),
-        certificate=_section("certificate", Certificate, table, {}),
+        certificate=_certificate(table),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")
@@ -246,6 +246,18 @@ def _backup(tables: dict[str, object]) -> Backup:
     if backup.store is not None:
         check_store(backup.store)
     return backup
+
+
+def _certificate(tables: dict[str, object]) -> Certificate:
+    certificate = _section("certificate", Certificate, tables, {})
+    file = certificate.private_key_file
+    if file and (not Path(file).is_absolute() or "\0" in file):
+        raise ConfigError(
+            "[certificate] private_key_file",
+            "a relative path would mean another file in every folder",
+            next_command='private_key_file = "/etc/rewrap/certificate.key"',
+        )
+    return certificate
 
 
 def _items(text: str) -> list[str]:
