@@ -25,7 +25,7 @@ from keywrap.opening import open_many
 from keywrap.reading import GoneError, QuarantineError, SidecarReader, resolved
 from keywrap.rewrapping import Outcome, Result
 from keywrap.segments import AuditUnavailableError
-from keywrap.sidecar import BadSidecarError, Sidecar
+from keywrap.sidecar import MAX_DEK_VERSION, BadSidecarError, Sidecar
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
@@ -216,6 +216,8 @@ class Restorer:
         # One content is the blob's: the first that is there. What is left is its format.
         bases = [base for base in bases if base.object == bases[0].object]
         version = max(old.dek_version, now.dek_version if now else 0)
+        if version >= MAX_DEK_VERSION:
+            version = old.dek_version  # no writer counts so far: it is damaged as well
         wrapped = self._kept_wrap(old)
         opened = self._opened(wrapped, blob_id) if wrapped else None
         # Without a wrap of its own the key is every blob's, whether or not it is listed here.

@@ -1,6 +1,8 @@
 """Restoring wraps, one by one: what is put back, what never is, and what is left to a person."""
 
+import base64
 import secrets
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,9 +12,12 @@ from keywrap.contents import content_format
 from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing
 from keywrap.kms import Context, UnavailableError
+from keywrap.sidecar import MAX_DEK_VERSION
+from keywrap.testing.dpapi import Account
 from ledger.connection import Ledger
 from ledger.states import Kind
 from tests.integration.test_safety import SafeYard
+from tests.unit.test_dpapi_sidecars import world_of
 from tests.worlds import KEK, OTHER_KEK
 
 
@@ -80,6 +85,40 @@ def test_content_under_a_name_of_its_own_is_found_by_what_was_kept(
         yard.world.edit(ids[0], context=None, object="0" * 32, wrapped_dek="AAAA")
     assert yard.restore(campaign)["rewrapped"] == (2 if damage == "swapped" else 1)
     assert yard.world.sidecar(ids[0])["object"] == generation
+    assert yard.world.wrong() == []
+
+
+@pytest.mark.parametrize("record", [{"provider": "dpapi"}, {"key_id": "dpapi"}])
+def test_a_wrap_of_dpapi_that_names_no_master_key_is_put_back(
+    ledger: Ledger, record: dict[str, str]
+) -> None:
+    account = Account(str(uuid.uuid4()))
+    yard = SafeYard(ledger, world_of(account))
+    key = DataKey.generate()
+    yard.world.write_content("a", b"text", key, "gcm-v1")
+    wrap = base64.b64encode(account.protect(key.reveal())).decode()
+    yard.world.write_sidecar("a", {**record, "wrapped_dek": wrap, "content": "gcm-v1"})
+    campaign = backed_up(yard)
+    yard.world.write_sidecar("a", b"garbage")
+    assert yard.restore(campaign) == {"rewrapped": 1}
+    assert yard.world.app.get("a") == b"text"
+
+
+def test_an_empty_content_ties_no_wrap_that_may_be_anothers(yard: SafeYard) -> None:
+    yard.world.plant("wrapped", "victim")
+    yard.world.plant("empty", "empty")
+    yard.world.write_sidecar("empty", yard.world.sidecar("victim") | {"content": "records-v1"})
+    campaign = backed_up(yard, escrow=True)
+    yard.world.write_sidecar("empty", b"garbage")
+    assert yard.restore(campaign) == {"quarantined": 1, "current": 1}
+    assert yard.world.raw("empty") == b"garbage"
+
+
+def test_a_count_of_versions_that_is_damaged_holds_no_restore_up(yard: SafeYard) -> None:
+    (blob_id,) = yard.plant(1, ("managed",))
+    campaign = backed_up(yard)
+    yard.world.edit(blob_id, dek_version=MAX_DEK_VERSION, wrapped_dek="AAAA")
+    assert yard.restore(campaign) == {"rewrapped": 1}
     assert yard.world.wrong() == []
 
 
