@@ -7,6 +7,7 @@ and no number but integers, so that every JSON library gives the same bytes.
 
 import base64
 import binascii
+import hashlib
 import json
 from typing import Any
 
@@ -39,6 +40,21 @@ def canonical(record: dict[str, Any]) -> bytes:
     """
     _require_plain(record)
     return json.dumps(record, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def digest(record: dict[str, Any]) -> str:
+    """Return the SHA-256 (FIPS 180-4) of a record's canonical form, in hexadecimal.
+
+    It is what a page or a letter names, so that whoever holds the certificate can see that both
+    are of the same record.
+
+    Args:
+        record: the record as `verified` returns it, its `format` with it.
+
+    Raises:
+        TypeError: see `canonical`.
+    """
+    return hashlib.sha256(canonical(record)).hexdigest()
 
 
 def _require_plain(value: object) -> None:
@@ -83,7 +99,8 @@ def verified(data: bytes, key: PublicKey) -> dict[str, Any]:
     if len(data) > _MAX_BYTES:
         raise CertificateError("certificate_malformed", "it is too large to be a certificate")
     try:
-        document = json.loads(data, object_pairs_hook=_once)
+        # RFC 8259: UTF-8 and no mark before it. `loads` alone would take UTF-16 and more.
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
         record, text = document["record"], document["signature"]
         message = canonical(record)
         signature = binascii.a2b_base64(text, strict_mode=True)

@@ -75,7 +75,7 @@ class SidecarReader:
         try:
             stored = self._stored(blob_id)
             sidecar = Sidecar.parse(stored.data) if stored else Sidecar()
-            wrapped = _resolved(sidecar.wrapped(self.legacy_default))
+            wrapped = resolved(sidecar.wrapped(self.legacy_default))
         except (UnsafeBlobIdError, BadSidecarError) as error:
             raise QuarantineError(error.reason_code, str(error)) from error
         context = sidecar.context
@@ -110,7 +110,7 @@ class SidecarReader:
             raise QuarantineError("content_not_an_object", str(error)) from error
 
 
-def _resolved(wrapped: WrappedKey) -> WrappedKey:
+def resolved(wrapped: WrappedKey) -> WrappedKey:
     """Name the master key of a DPAPI wrap, which the wrap itself says without any secret.
 
     Raises:

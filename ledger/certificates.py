@@ -1,40 +1,19 @@
 """What a certificate wants counted anew, from the rows and not from the counters."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from sqlalchemy import Connection, text
 
-from keywrap.rewrapping import Outcome
 from ledger.progress import Decided
 
 
-def freeze(connection: Connection) -> None:
-    """Let every statement of a transaction, of which this is the first, see the same moment."""
-    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+def of_one_moment(connection: Connection) -> None:
+    """Let all that a transaction reads be of one moment, and let it write nothing.
 
-
-def still_opened_by(
-    connection: Connection, campaign_id: int, keys: Collection[str], over: Collection[Outcome]
-) -> dict[str, int]:
-    """Count the blobs that keys wrapped when they were scanned, by key.
-
-    Args:
-        connection: the transaction.
-        campaign_id: the campaign.
-        keys: URIs of the keys.
-        over: outcomes after which a key opens the blob no more.
+    Without it each statement sees what was committed before it: a `retry` in between would give a
+    record that contradicts itself. It must be the transaction's first statement.
     """
-    rows = connection.execute(
-        text(
-            "SELECT k.key, count(*) AS n FROM inventory i JOIN key_version k"
-            " ON k.id = i.key_version_id LEFT JOIN outcome o"
-            " ON o.campaign_id = :campaign AND o.blob_id = i.blob_id AND o.outcome = ANY(:over)"
-            " WHERE i.campaign_id = :campaign AND k.key = ANY(:keys) AND o.blob_id IS NULL"
-            " GROUP BY 1 ORDER BY 1"
-        ),
-        {"campaign": campaign_id, "keys": list(keys), "over": list(over)},
-    )
-    return {row.key: row.n for row in rows}
+    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
 
 
 def recount(connection: Connection, campaign_id: int) -> dict[str, int]:
@@ -54,6 +33,34 @@ def inventoried(connection: Connection, campaign_id: int) -> int:
             {"campaign": campaign_id},
         ).scalar_one()
     )
+
+
+def still_wrapped(
+    connection: Connection, campaign_id: int, keys: list[str], given_up: list[str]
+) -> dict[str, int]:
+    """Count a campaign's blobs by the KEKs that the scan found in their wraps, live or `previous`.
+
+    Args:
+        connection: the transaction.
+        campaign_id: the campaign.
+        keys: URIs of the KEKs, without version.
+        given_up: outcomes after which a blob's content is under that KEK's data key no more.
+
+    Returns:
+        Blobs by URI; a KEK that was found nowhere is left out.
+    """
+    rows = connection.execute(
+        text(
+            "SELECT k.key, count(DISTINCT i.blob_id) AS n FROM inventory i"
+            " JOIN key_version k ON k.id IN (i.key_version_id, i.previous_id)"
+            " LEFT JOIN outcome o USING (campaign_id, blob_id)"
+            " WHERE i.campaign_id = :campaign AND k.key = ANY(CAST(:keys AS text[]))"
+            " AND (o.outcome IS NULL OR o.outcome <> ALL(CAST(:given_up AS text[])))"
+            " GROUP BY 1 ORDER BY 1"
+        ),
+        {"campaign": campaign_id, "keys": keys, "given_up": given_up},
+    )
+    return {row.key: row.n for row in rows}
 
 
 def exceptions(connection: Connection, campaign_id: int) -> Iterator[Decided]:

@@ -1,10 +1,9 @@
 """A certificate as one page to print: no script, and nothing from elsewhere."""
 
-import hashlib
 from html import escape
 from typing import Any
 
-from keywrap.certificate import canonical
+from scheduler.showing import plain
 
 _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em;color:#111}
@@ -23,20 +22,24 @@ _FOOT = (
 _BAR, _ROW, _LABEL = 420, 24, 200
 
 
-def page(record: dict[str, Any], public_key: str, signature: str) -> str:
+def page(record: dict[str, Any], public_key: str, signature: str, sha256: str) -> str:
     """Return the page of a certificate.
 
     Args:
         record: the record that was signed.
         public_key: whose signature it is.
         signature: the signature, in base64.
+        sha256: of the canonical record, which was signed; see `keywrap.certificate.digest`.
     """
     title = f"Certificate of campaign {record['campaign']}"
-    keys = {(k["key_id"] or k["problem"]): k["blobs"] for k in record["keys_before"]}
+    keys: dict[str, int] = {}
+    for line in record["keys_before"]:
+        name = line["key_id"] or line["problem"]
+        keys[name] = keys.get(name, 0) + line["blobs"]
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(record['kind'])} of {escape(record['store'])}</p>",
-        f"<p><b>{escape(record['state'])}</b></p>",
+        f"<h1>{_text(title)}</h1>",
+        f"<p>{_text(record['kind'])} of {_text(record['store'])}</p>",
+        f"<p><b>{_text(record['state'])}</b></p>",
         "<h2>What became of the blobs</h2>",
         _bars({name: n for name, n in record["counts"].items() if n}),
         "<h2>What wrapped them before</h2>",
@@ -48,17 +51,22 @@ def page(record: dict[str, Any], public_key: str, signature: str) -> str:
         "<h2>Signature</h2>",
         _table(
             {
+                "SHA-256 of the canonical record": sha256,
                 "public key (Ed25519)": public_key,
                 "signature": signature,
-                "SHA-256 of the canonical record": hashlib.sha256(canonical(record)).hexdigest(),
             }
         ),
         _FOOT,
     ]
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(title)}</title>'
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _text(value: object) -> str:
+    """Escape what is shown: of HTML, and what turns the direction of a line or is not seen."""
+    return escape(plain(str(value)))
 
 
 def _bars(counts: dict[str, int]) -> str:
@@ -71,7 +79,7 @@ def _bars(counts: dict[str, int]) -> str:
         y = number * _ROW
         width = max(1, _BAR * count // most)
         rows.append(
-            f'<text x="0" y="{y + 16}">{escape(_short(name))}<title>{escape(name)}</title></text>'
+            f'<text x="0" y="{y + 16}">{_text(_short(name))}<title>{_text(name)}</title></text>'
             f'<rect x="{_LABEL}" y="{y + 4}" width="{width}" height="{_ROW - 8}" fill="#3b6ea5"/>'
             f'<text x="{_LABEL + width + 6}" y="{y + 16}">{count:,}</text>'
         )
@@ -88,8 +96,8 @@ def _exceptions(record: dict[str, Any]) -> str:
     if not listed:
         return "<p>none</p>"
     rows = "".join(
-        f"<tr><td>{escape(e['blob_id'])}</td><td>{escape(e['outcome'])}</td>"
-        f"<td>{escape(e['reason_code'])}</td></tr>"
+        f"<tr><td>{_text(e['blob_id'])}</td><td>{_text(e['outcome'])}</td>"
+        f"<td>{_text(e['reason_code'])}</td></tr>"
         for e in listed
     )
     more = record["more_exceptions"]
@@ -99,7 +107,7 @@ def _exceptions(record: dict[str, Any]) -> str:
 
 def _table(values: dict[str, Any]) -> str:
     rows = "".join(
-        f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{_value(value)}</td></tr>"
+        f"<tr><th>{_text(name.replace('_', ' '))}</th><td>{_value(value)}</td></tr>"
         for name, value in values.items()
     )
     return f"<table>{rows}</table>"
@@ -110,4 +118,4 @@ def _value(value: object) -> str:
         return _table(value) if value else "none"
     if isinstance(value, list):
         return "<br>".join(_value(one) for one in value) or "none"
-    return "none" if value is None else escape(str(value))
+    return "none" if value is None else _text(str(value))

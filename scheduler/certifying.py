@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,8 +31,8 @@ from scheduler.desk import REFUSED, Desk, DeskError, operator
 LISTED = 10_000
 """Exceptions that are listed one by one; the rest is counted, and stands for by its digest."""
 
-_BAD = (Outcome.QUARANTINED, Outcome.FAILED, Outcome.CONFLICT)
-_PER_MILLION = 1_000_000
+LISTED_BYTES = 8 * 1024 * 1024
+"""And no more of them than this, as JSON: where ids are long, a certificate is still readable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Subject:
 
     Attributes:
         desk: the operator's desk.
-        connection: one transaction, so that all of it is of one moment.
+        connection: one transaction of one moment, see `certificates.of_one_moment`.
         campaign: the campaign.
         done: how far it is.
     """
@@ -61,7 +60,7 @@ def record_of(desk: Desk, campaign_id: int) -> dict[str, Any]:
     """
     desk.campaign(campaign_id)
     with desk.ledger.begin() as connection:
-        certificates.freeze(connection)  # a retry meanwhile would make it contradict itself
+        certificates.of_one_moment(connection)
         campaign = campaigns.get(connection, campaign_id)
         assert campaign is not None  # noqa: S101 - just now it was there
         done = progress.read(connection, campaign_id, campaign.kind)
@@ -140,20 +139,22 @@ def _keys(subject: Subject) -> dict[str, Any]:
 
 def _counts(subject: Subject) -> dict[str, Any]:
     counts = {o.value: subject.done.counts[o] for o in Outcome}
-    freed = subject.done.content_bytes if subject.campaign.kind is Kind.SWEEP else None
-    return {"counts": {"scanned": subject.done.scanned, **counts}, "freed_bytes": freed}
+    return {"counts": {"scanned": subject.done.scanned, **counts}}
 
 
 def _exceptions(subject: Subject) -> dict[str, Any]:
     listed: list[dict[str, Any]] = []
-    rest, digest = 0, hashlib.sha256()
+    rest, digest, room = 0, hashlib.sha256(), LISTED_BYTES
     for blob in certificates.exceptions(subject.connection, subject.campaign.id):
         line = {"blob_id": blob.blob_id, "outcome": blob.outcome, "reason_code": blob.reason_code}
-        if len(listed) < LISTED:
+        written = json.dumps(line, sort_keys=True).encode() + b"\n"
+        room -= len(written)
+        # Once one is left out, so are all after it: the list is a beginning, without holes.
+        if len(listed) < LISTED and room >= 0 and not rest:
             listed.append(line)
         else:
             rest += 1
-            digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
+            digest.update(written)
     more = {"blobs": rest, "sha256": digest.hexdigest()} if rest else None
     return {"exceptions": listed, "more_exceptions": more}
 
@@ -162,16 +163,16 @@ def _proof(subject: Subject) -> dict[str, Any]:
     campaign, done = subject.campaign, subject.done
     verified = progress.counts(subject.connection, campaign.id, ShardKind.VERIFY)
     canary = verified[Outcome.REWRAPPED]
+    bad = sum(verified[o] for o in (Outcome.QUARANTINED, Outcome.FAILED, Outcome.CONFLICT))
     opened = done.counts[Outcome.CURRENT] if campaign.kind is Kind.VERIFY else done.verified
     found: dict[str, Any] = {
         "policy": campaign.prove.value if campaign.prove else None,
         "canary_opened": canary,
         "sample_opened": opened,
     }
-    is_sampled = campaign.prove is Prove.SAMPLE or campaign.kind is Kind.VERIFY
-    if is_sampled and not any(verified[outcome] for outcome in _BAD):  # or the bound is none
-        share = confidence.upper_bound(opened)
-        found["bad_at_most_ppm_with_99_percent"] = math.ceil(share * _PER_MILLION)
+    # The bound is of a sample without a failure. Of one with some it would be an untruth.
+    if not bad and (campaign.prove is Prove.SAMPLE or campaign.kind is Kind.VERIFY):
+        found["bad_at_most_ppm_with_99_percent"] = confidence.bound_ppm(opened)
     return {"proof": found}
 
 
@@ -192,14 +193,16 @@ def _backup(subject: Subject) -> dict[str, Any]:
 
 
 def _shared(subject: Subject) -> dict[str, Any]:
-    """Name the keys that are themselves the data key of many blobs: they open these still."""
+    """Name the keys that are themselves the data key of many blobs: they open these still.
+
+    A new wrap changes nothing of that, only a new data key does, or that the blob is gone.
+    """
     tables = subject.desk.settings.keywrap.keys.env
-    direct = {f"env:{name}" for name, table in tables.items() if table.scheme == "direct"}
-    is_new = subject.campaign.kind is Kind.REENCRYPT
-    over = (Outcome.GONE, Outcome.REWRAPPED) if is_new else (Outcome.GONE,)
-    still = certificates.still_opened_by(
-        subject.connection, subject.campaign.id, sorted(direct), over
-    )
+    direct = sorted(f"env:{name}" for name, table in tables.items() if table.scheme == "direct")
+    given_up = [Outcome.GONE.value]
+    if subject.campaign.kind is Kind.REENCRYPT:
+        given_up.append(Outcome.REWRAPPED.value)
+    still = certificates.still_wrapped(subject.connection, subject.campaign.id, direct, given_up)
     return {"shared_keys_that_still_open_content": still}
 
 

@@ -148,7 +148,7 @@ class Certificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who signs certificates; only where `rewrap certificate` is typed.
 
     Attributes:
-        private_key_file: the file that signs, as `rewrap certificate-key` makes it.
+        private_key_file: the file that signs, an absolute path; `rewrap certificate-key` makes it.
     """
 
     private_key_file: str = ""
@@ -256,11 +256,15 @@ def _section(
 
 
 def _certificate(tables: dict[str, object]) -> Certificate:
-    table = _section("certificate", Certificate, tables, {})
-    if table.private_key_file and not Path(table.private_key_file).is_absolute():
-        # Which file signs does not hang on where somebody happens to stand.
-        raise ConfigError("[certificate] private_key_file", "expected an absolute path")
-    return table
+    certificate = _section("certificate", Certificate, tables, {})
+    file = certificate.private_key_file
+    if file and (not Path(file).is_absolute() or "\0" in file):
+        raise ConfigError(
+            "[certificate] private_key_file",
+            "a relative path would mean another file in every folder",
+            next_command='private_key_file = "/etc/rewrap/certificate.key"',
+        )
+    return certificate
 
 
 def _backup(tables: dict[str, object]) -> Backup:

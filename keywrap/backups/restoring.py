@@ -22,10 +22,10 @@ from keywrap.kms import CLOSED, KmsError
 from keywrap.layout import UnsafeBlobIdError
 from keywrap.noted import unwrap, wrap
 from keywrap.opening import open_many
-from keywrap.reading import GoneError, QuarantineError, SidecarReader
+from keywrap.reading import GoneError, QuarantineError, SidecarReader, resolved
 from keywrap.rewrapping import Outcome, Result
 from keywrap.segments import AuditUnavailableError
-from keywrap.sidecar import MAX_SIDECAR_BYTES, BadSidecarError, Sidecar
+from keywrap.sidecar import MAX_DEK_VERSION, BadSidecarError, Sidecar
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
@@ -33,9 +33,20 @@ from keywrap.stores import (
     NotFoundError,
     Stored,
     StoreUnavailableError,
+    TooLargeError,
 )
 
 _LISTED = 20
+
+_LOST = CLOSED | {"key_not_found", "mount_not_found", "key_soft_deleted"}
+"""Reason codes of a KEK that opens nothing any more, as far as its service can tell.
+
+It is just what a restore is for. A service that does not answer is another thing: then it cannot be
+told which blobs open, and the restore stops.
+"""
+
+_DAMAGED_BYTES = 64 * 1024 * 1024
+"""Most bytes of a damaged sidecar that are read, to be compared with when it is replaced."""
 
 
 @dataclass(slots=True)
@@ -123,6 +134,7 @@ class Restorer:
             UnsafeBlobIdError,
             ContentError,
             NotAnObjectError,
+            TooLargeError,
         ) as error:
             return Result(blob_id, Outcome.QUARANTINED, error.reason_code, str(error))
         except AuditUnavailableError:
@@ -139,8 +151,8 @@ class Restorer:
         """
         try:
             seen = self.reader.read(blob_id)
-        except QuarantineError:
-            return False
+        except (QuarantineError, GoneError):
+            return False  # what is kept may say that the content lies elsewhere: `_choose` looks
         data_key = self._opened(seen.wrapped, blob_id)
         return data_key is not None and self._proves(blob_id, seen.sidecar, data_key) is not None
 
@@ -148,20 +160,20 @@ class Restorer:
         try:
             (key,) = open_many(self.keys, [(wrapped, {"blob_id": blob_id})], self.journal)
         except KmsError as error:
-            if error.reason_code in CLOSED:
-                return None  # a version that was retired: just what a restore is for
+            if error.reason_code in _LOST:
+                return None
             raise
         return key if isinstance(key, DataKey) else None
 
     def _proves(self, blob_id: str, sidecar: Sidecar, data_key: DataKey) -> Proof | None:
         """Return what the content proves of a data key; None where the key does not open it."""
-        name = self.reader.layout.content_name(blob_id, sidecar.object)
-        form = content_format(sidecar.content or self.legacy_content)
         try:
+            name = self.reader.layout.content_name(blob_id, sidecar.object)
+            form = content_format(sidecar.content or self.legacy_content)
             return form.proves(
                 data_key, lambda start, length: self.reader.store.read_range(name, start, length)
             )
-        except (ContentError, NotFoundError):
+        except (ContentError, NotFoundError, UnsafeBlobIdError):
             return None
 
     def _put_back(self, kept: Kept) -> Result:
@@ -186,25 +198,65 @@ class Restorer:
 
     def _stored(self, name: str) -> Stored | None:
         try:
-            return self.reader.store.read(name, limit=MAX_SIDECAR_BYTES)
+            return self.reader.store.read(name, limit=_DAMAGED_BYTES)
         except NotFoundError:
             return None
 
     def _choose(self, kept: Kept, old: Sidecar, now: Sidecar | None) -> Sidecar:
+        """Return the sidecar whose wrap opens the content.
+
+        Raises:
+            GoneError: there is no content any more.
+            QuarantineError: nothing that is kept opens it.
+        """
         blob_id, context = kept.blob_id, {"blob_id": kept.blob_id}
-        # What the store names now is to be opened: a newer content has a newer data key, and stays.
-        base = old if now is None else replace(old, object=now.object, content=now.content)
-        base = replace(base, dek_version=max(old.dek_version, now.dek_version if now else 0))
-        wrapped = old.wrapped(self.reader.legacy_default)
-        data_key = self._opened(wrapped, blob_id)
-        if data_key is not None and self._proves(blob_id, base, data_key) is Proof.OPENED:
-            return base.rewrapped(wrapped, context, previous=None)
-        in_escrow = kept.data_key
-        if in_escrow is not None and self._proves(blob_id, base, in_escrow) is Proof.OPENED:
-            return base.rewrapped(self._wrapped(in_escrow, context), context, previous=None)
+        bases = [base for base in _bases(blob_id, old, now) if self._is_there(blob_id, base)]
+        if not bases and now is None:
+            raise GoneError
+        # One content is the blob's: the first that is there. What is left is its format.
+        bases = [base for base in bases if base.object == bases[0].object]
+        version = max(old.dek_version, now.dek_version if now else 0)
+        if version >= MAX_DEK_VERSION:
+            version = old.dek_version  # no writer counts so far: it is damaged as well
+        wrapped = self._kept_wrap(old)
+        opened = self._opened(wrapped, blob_id) if wrapped else None
+        # Without a wrap of its own the key is every blob's, whether or not it is listed here.
+        is_tied = not old.ciphertext or (wrapped is not None and self._is_tied(wrapped))
+        # The wrap that was kept comes first, since it needs no KEK that was not needed before.
+        for data_key, in_escrow in ((opened, False), (kept.data_key, True)):
+            if data_key is None:
+                continue
+            for base in bases:
+                proof = self._proves(blob_id, base, data_key)
+                if proof is Proof.OPENED or (proof is Proof.EMPTY and is_tied):
+                    if in_escrow or wrapped is None:
+                        wrapped = self._wrapped(data_key, context)
+                    return replace(base, dek_version=version).rewrapped(wrapped, context, None)
         raise QuarantineError(
             "backup_does_not_open", "neither what lies there nor what is kept opens the content"
         )
+
+    def _kept_wrap(self, old: Sidecar) -> WrappedKey | None:
+        """Return the wrap that was kept; None where nothing says here which key made it."""
+        try:
+            return resolved(old.wrapped(self.reader.legacy_default))
+        except (BadSidecarError, QuarantineError):
+            return None
+
+    def _is_there(self, blob_id: str, sidecar: Sidecar) -> bool:
+        try:
+            name = self.reader.layout.content_name(blob_id, sidecar.object)
+            self.reader.store.read_range(name, 0, 1)
+        except (NotFoundError, UnsafeBlobIdError):
+            return False
+        return True
+
+    def _is_tied(self, wrapped: WrappedKey) -> bool:
+        """Whether a wrap cannot be another blob's, so that an empty content need not prove it."""
+        version = wrapped.key_version
+        if version.key in self.keys:
+            return self.keys.provider(version.key).binds_context
+        return not version.is_legacy  # a managed KEK, lost and listed no more: each binds
 
     def _wrapped(self, data_key: DataKey, context: dict[str, str]) -> WrappedKey:
         primary = self.keys.primary
@@ -214,6 +266,26 @@ class Restorer:
         if unwrap(primary, wrapped, context, self.journal, "prove") != data_key:
             raise QuarantineError("proof_failed", "the new wrap does not open to the data key")
         return wrapped
+
+
+def _bases(blob_id: str, old: Sidecar, now: Sidecar | None) -> list[Sidecar]:
+    """Return what may be said of where the content lies and how it is encrypted, the likely first.
+
+    What the store names now comes first: a newer content has a newer data key, and stays. But a
+    sidecar that is bound to another blob was moved here, and says nothing of this one.
+
+    Args:
+        blob_id: the blob.
+        old: the sidecar that is kept.
+        now: the one that lies there; None where there is none that can be read.
+    """
+    if now is None or (now.context or {}).get("blob_id", blob_id) != blob_id:
+        return [old]
+    there = replace(old, object=now.object, content=now.content)
+    # Whoever writes contents under names of their own binds the sidecar too. One that is bound to
+    # nothing and names a content that is not there is damaged, as is a format that is another's.
+    is_doubtful = now.context is None or now.object == old.object
+    return [there, old] if is_doubtful else [there]
 
 
 def _named(stored: Stored | None) -> Sidecar | None:

@@ -1,6 +1,5 @@
 """`rewrap certificate`, `certificate-verify`, `certificate-key`: a campaign's signed record."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import click
 
-from keywrap.certificate import CertificateError, signed, verified
+from keywrap.certificate import CertificateError, digest, signed, verified
 from keywrap.signing import PublicKey, SigningKey
 from scheduler import certificate_page, showing
 from scheduler.certifying import record_of
@@ -51,27 +50,44 @@ def certificate(
 
     Example: rewrap certificate 3 --out campaign-3.json --html campaign-3.html
     """
-    files = [path for path in (out, html) if path is not None]
-    if len({path.absolute() for path in files}) < len(files):
-        raise click.UsageError("--out and --html are two files")
-    key = _key(desk)
-    for path in files:  # before anything is written
-        _require_free(path)
-    record = record_of(desk, campaign)
-    data = signed(record, key)
+    _require_free(out, html)
+    key = _signing_key(desk)
+    data = signed(record_of(desk, campaign), key)
+    # What is shown and told is read from the certificate, not from what it was made of.
+    record = verified(data, key.public)
     if out is not None:
-        _write(out, data)
+        _write(out, data)  # first, since the page is only a reading of it
     if html is not None:
-        document = json.loads(data)
-        page = certificate_page.page(
-            document["record"], document["public_key"], document["signature"]
-        )
-        _write(html, page.encode())
-    _tell(data, key, out, html, as_json=as_json)
-    return EXCEPTIONS if record["exceptions"] else DONE
+        signature = json.loads(data)["signature"]
+        page = certificate_page.page(record, str(key.public), signature, digest(record))
+        _write(html, page.encode(), f"; {out} was written and is whole" if out else "")
+    if out is None:
+        click.echo(data.decode(), nl=False)
+    elif as_json:
+        showing.document(_made(record, key, out, html))
+    else:
+        click.echo(f"wrote {out}\nnext: rewrap certificate-verify {out} --public-key {key.public}")
+    return EXCEPTIONS if _has_exceptions(record) else DONE
 
 
-def _key(desk: Desk) -> SigningKey:
+def _made(record: dict[str, Any], key: SigningKey, out: Path, html: Path | None) -> dict[str, Any]:
+    return {
+        "campaign": record["campaign"],
+        "state": record["state"],
+        "exceptions": _has_exceptions(record),
+        "certificate": str(out),
+        "page": str(html) if html else None,
+        "public_key": str(key.public),
+        "sha256": digest(record),
+    }
+
+
+def _has_exceptions(record: dict[str, Any]) -> bool:
+    # One whose id is too long to be listed is counted alone.
+    return bool(record["exceptions"] or record["more_exceptions"])
+
+
+def _signing_key(desk: Desk) -> SigningKey:
     file = desk.settings.certificate.private_key_file
     if not file:
         raise DeskError(
@@ -83,22 +99,19 @@ def _key(desk: Desk) -> SigningKey:
     return SigningKey.load(Path(file))
 
 
-def _tell(
-    data: bytes, key: SigningKey, out: Path | None, html: Path | None, *, as_json: bool
-) -> None:
-    if out is None:
-        click.echo(data.decode(), nl=False)
-    elif as_json:
-        showing.document(
-            {
-                "file": str(out),
-                "html": str(html) if html else None,
-                "public_key": str(key.public),
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-        )
-    else:
-        click.echo(f"wrote {out}\nnext: rewrap certificate-verify {out} --public-key {key.public}")
+def _require_free(*paths: Path | None) -> None:
+    """See, before anything is written, that each file is another one and none is there yet.
+
+    Raises:
+        UsageError: two are the same file.
+        DeskError: one is there.
+    """
+    named = [path for path in paths if path is not None]
+    if len({os.path.realpath(path) for path in named}) < len(named):
+        raise click.UsageError("--out and --html name the same file; nothing was written")
+    for path in named:
+        if os.path.lexists(path):
+            raise _already_there(path)
 
 
 @click.command("certificate-verify")
@@ -116,12 +129,14 @@ def certificate_verify(file: Path, public_key: str, *, as_json: bool) -> int:
         raise click.BadParameter(str(error), param_hint="--public-key") from None
     record = _verified(file, key)
     if as_json:
-        showing.document({"verified": True, "public_key": public_key, "record": record})
+        showing.document({"signed_by": str(key), "sha256": digest(record), "record": record})
         return DONE
     counts = ", ".join(f"{n:,} {name}" for name, n in record["counts"].items() if n)
-    click.echo(f"campaign {record['campaign']}, {record['kind']} of {record['store']}")
+    place = showing.plain(record["store"])
+    click.echo(f"campaign {record['campaign']}, {record['kind']} of {place}")
     click.echo(f"  {record['state']}: {counts}; to {record['target']}")
-    click.echo(f"the signature is right: {public_key}")
+    click.echo(f"SHA-256 of the canonical record: {digest(record)}")
+    click.echo(f"the signature is right: {key}")
     return DONE
 
 
@@ -146,44 +161,48 @@ def _verified(file: Path, key: PublicKey) -> dict[str, Any]:
         ) from error
 
 
-def _require_free(path: Path) -> None:
-    """See that a file is not there yet: a certificate replaces nothing.
+def _write(path: Path, data: bytes, besides: str = "") -> None:
+    """Write a file that is not there yet: a certificate replaces nothing.
+
+    Args:
+        path: the file; a half of it is never left.
+        data: what to write.
+        besides: what else to say where it cannot be written.
 
     Raises:
-        DeskError: something has that name.
+        DeskError: it is there by now, or cannot be written.
     """
-    if os.path.lexists(path):
-        raise _there_already(path)
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        raise _already_there(path, besides) from None
+    except OSError as error:
+        raise _not_writable(path, error, besides) from error
+    try:
+        with os.fdopen(file, "wb") as output:
+            output.write(data)
+            output.flush()
+            os.fsync(output.fileno())
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _not_writable(path, error, besides) from error
+        raise
 
 
-def _there_already(path: Path) -> DeskError:
+def _already_there(path: Path, besides: str = "") -> DeskError:
     return DeskError(
-        f"{path} is there already and was left as it is",
+        f"{path} is there already and was left as it is{besides}",
         exit_code=REFUSED,
         reason_code="already_there",
         next_command="name another file",
     )
 
 
-def _write(path: Path, data: bytes) -> None:
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        raise _there_already(path) from None
-    except OSError as error:
-        raise _not_writable(path, error) from error
-    try:
-        with os.fdopen(file, "wb") as output:
-            output.write(data)
-    except OSError as error:
-        path.unlink(missing_ok=True)  # half a certificate must not pass for one
-        raise _not_writable(path, error) from error
-
-
-def _not_writable(path: Path, error: OSError) -> DeskError:
+def _not_writable(path: Path, error: OSError, besides: str) -> DeskError:
     return DeskError(
-        f"{path} cannot be written: {error.strerror}",
+        f"{path} cannot be written, and no part of it was left: {error.strerror}{besides}",
         exit_code=UNREACHABLE,
         reason_code="file_not_writable",
-        next_command="name a file in a folder that can be written, with room for it",
+        next_command="name a file in a folder with room that you may write to",
     )

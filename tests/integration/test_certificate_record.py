@@ -1,41 +1,43 @@
-"""What a certificate says, from a real ledger: of one moment, and no more than it proves."""
+"""The record of a campaign, signed: of one moment, no better than what was proved, whole or not."""
 
-import hashlib
 import json
-import os
-import threading
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy.exc import DBAPIError
 
 from keywrap.config import ConfigError
-from keywrap.rewrapping import Outcome, Prove
+from keywrap.datakey import DataKey
 from keywrap.signing import SigningKey
-from ledger import certificates, progress, wishes
-from ledger.connection import Connection, Ledger
+from ledger import certificates, findings
+from ledger.connection import Ledger
 from ledger.states import Kind, State
 from scheduler import certifying
+from scheduler.certifying import record_of
 from scheduler.commands.certificate import certificate, certificate_verify
-from scheduler.desk import Desk, DeskError
+from scheduler.desk import REFUSED, UNREACHABLE, Desk, DeskError
 from tests.rotations import STORE, desk_at
 from tests.yards import Yard
 from workers.settings import load
 
-KEYS = """
-[keys.env.BLOB_KEY]
-encoding = "hex"
-scheme = "direct"
-"""
+DIRECT = '\n[keys.env.BLOB_KEY]\nencoding = "hex"\nscheme = "direct"\n'
+DIRECT += '\n[keys.env.OLD_KEK]\nencoding = "hex"\nscheme = "aes-gcm"\n'
 
 
 @pytest.fixture
-def desk(ledger: Ledger, tmp_path: Path) -> Desk:
-    SigningKey.create(tmp_path / "certificate.key")
-    table = f'[certificate]\nprivate_key_file = "{tmp_path / "certificate.key"}"\n'
-    store = STORE.format(store=(tmp_path / "blobs").as_uri())
-    return desk_at(tmp_path, ledger, f"{store}{table}{KEYS}")
+def key(tmp_path: Path) -> SigningKey:
+    return SigningKey.create(tmp_path / "certificate.key")
+
+
+@pytest.fixture
+def desk(ledger: Ledger, tmp_path: Path, key: SigningKey) -> Desk:
+    table = f'\n[certificate]\nprivate_key_file = "{tmp_path / "certificate.key"}"\n'
+    assert key.public
+    return desk_at(tmp_path, ledger, STORE.format(store=tmp_path.as_uri()) + DIRECT + table)
 
 
 @pytest.fixture
@@ -43,156 +45,181 @@ def yard(ledger: Ledger) -> Yard:
     return Yard(ledger)
 
 
-def types(desk: Desk, *words: str) -> Result:
-    return CliRunner().invoke(certificate, list(words), obj=desk)
+def _done(yard: Yard, kind: Kind, *states: State, **asked: object) -> int:
+    campaign = yard.start(kind, **asked)
+    assert yard.run(campaign).state in (states or (State.COMPLETE,))
+    return campaign
 
 
-def refused(desk: Desk, *words: str) -> DeskError:
-    error = types(desk, *words).exception
-    assert isinstance(error, DeskError), error
-    return error
+def _typed(desk: Desk, *arguments: object) -> Result:
+    return CliRunner().invoke(certificate, [str(a) for a in arguments], obj=desk)
 
 
-def test_a_retry_while_it_is_made_does_not_let_it_contradict_itself(
-    desk: Desk, yard: Yard, monkeypatch: pytest.MonkeyPatch
+def _refused(result: Result) -> DeskError:
+    assert isinstance(result.exception, DeskError), result
+    return result.exception
+
+
+def test_a_record_is_of_one_moment_whatever_is_committed_while_it_is_read(
+    yard: Yard, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    yard.world.edit(yard.plant(4, ("wrapped",))[0], wrapped_dek="AAAA")
-    campaign = yard.start(Kind.MIGRATE)
-    assert yard.run(campaign).state is State.COMPLETE_WITH_EXCEPTIONS
+    yard.plant(3)
+    yard.world.write_sidecar("000-direct", b"{ no sidecar")
+    campaign = _done(yard, Kind.MIGRATE, State.COMPLETE_WITH_EXCEPTIONS)
+    before = record_of(desk, campaign)
+    sections = list(certifying.SECTIONS)
 
-    def retry() -> None:
-        with yard.ledger.begin() as connection:
-            wishes.retry(connection, yard.desk.get(campaign), quarantined=True)
+    def retry(_subject: certifying.Subject) -> dict[str, Any]:
+        for change in (
+            "DELETE FROM outcome WHERE outcome = 'quarantined'",
+            "UPDATE shard SET quarantined = 0",
+            "UPDATE inventory SET key_version_id = NULL",
+        ):
+            yard.desk.run(change)
+        return {}
 
-    recount = certificates.recount
-
-    def meanwhile(connection: Connection, campaign_id: int) -> dict[str, int]:
-        found = recount(connection, campaign_id)
-        if yard.desk.get(campaign).is_finished:
-            thread = threading.Thread(target=retry)
-            thread.start()
-            thread.join(20)
-        return found
-
-    monkeypatch.setattr(certificates, "recount", meanwhile)
-    record = certifying.record_of(desk, campaign)
-    assert yard.desk.get(campaign).state is State.RUNNING, "it was retried in the middle"
-    assert record["state"] == "complete_with_exceptions"
-    assert (record["counts"]["quarantined"], len(record["exceptions"])) == (1, 1)
+    monkeypatch.setattr(certifying, "SECTIONS", (sections[0], retry, *sections[1:]))
+    now = record_of(desk, campaign)
+    assert [e["blob_id"] for e in now["exceptions"]] == ["000-direct"]
+    assert now | {"certified_at": ""} == before | {"certified_at": ""}
 
 
-def _proof(desk: Desk, campaign: int) -> dict[str, Any]:
-    found: dict[str, Any] = certifying.record_of(desk, campaign)["proof"]
-    return found
+def test_reading_a_record_cannot_write(ledger: Ledger) -> None:
+    with ledger.begin() as connection:
+        certificates.of_one_moment(connection)
+        with pytest.raises(DBAPIError, match="read-only"):
+            findings.add(connection, 1, 0, [])
+        connection.rollback()
 
 
-def test_a_bound_is_given_only_where_nothing_failed_and_is_rounded_up(
-    desk: Desk, yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = yard.plant(7, ("managed",))
-    clean = yard.start(Kind.VERIFY, sample_size=7)
-    yard.run(clean)
-    # 1 - 0.01^(1/7) = 0.48205…: a bound that is rounded down would claim too much.
-    assert _proof(desk, clean)["bad_at_most_ppm_with_99_percent"] == 482_053
-    moved = yard.start(Kind.ROTATE, prove=Prove.SAMPLE, sample=1.0)
-    yard.run(moved)
-    yard.world.edit(ids[0], wrapped_dek="AAAA")
-    bad = yard.start(Kind.VERIFY, sample_size=7)
-    yard.run(bad)
-    assert "bad_at_most_ppm_with_99_percent" not in _proof(desk, bad)
-    # Nor where a proof of a campaign's own has failed.
-    counts = dict.fromkeys(Outcome, 0) | {Outcome.FAILED: 1}
-    assert "bad_at_most_ppm_with_99_percent" in _proof(desk, moved)
-    monkeypatch.setattr(progress, "counts", lambda _c, _id, _kind: counts)
-    assert "bad_at_most_ppm_with_99_percent" not in _proof(desk, moved)
+def test_a_bound_is_stated_for_a_sample_without_a_failure_only(yard: Yard, desk: Desk) -> None:
+    yard.plant(6)
+    campaign = _done(yard, Kind.VERIFY, sample_size=6)
+    bound = record_of(desk, campaign)["proof"]["bad_at_most_ppm_with_99_percent"]
+    assert bound == 535_842, "1 - 0.01^(1/6) is 0.53584…, and is rounded up"
+    yard.world.write_content("000-direct", b"other", DataKey.generate(), "records-v1")
+    campaign = _done(yard, Kind.VERIFY, State.COMPLETE_WITH_EXCEPTIONS, sample_size=6)
+    record = record_of(desk, campaign)
+    assert record["counts"]["quarantined"] == 1
+    assert "bad_at_most_ppm_with_99_percent" not in record["proof"]
 
 
-def test_a_shared_key_is_named_for_the_blobs_that_it_opens_still(desk: Desk, yard: Yard) -> None:
-    ids = yard.plant(5, ("direct",))
-    campaign = yard.start(Kind.MIGRATE)
-    yard.run(campaign)
-    found = certifying.record_of(desk, campaign)
-    assert found["shared_keys_that_still_open_content"] == {"env:BLOB_KEY": 5}
+def test_a_shared_key_is_counted_where_it_still_opens_content(yard: Yard, desk: Desk) -> None:
+    for n in range(4):
+        yard.world.plant("direct", f"d{n}")
+    yard.world.plant("wrapped", "w")
+    migrated = _done(yard, Kind.MIGRATE)
+    shared = "shared_keys_that_still_open_content"
+    assert record_of(desk, migrated)[shared] == {"env:BLOB_KEY": 4}, "a new wrap ends nothing"
     yard.desk.run(
-        "UPDATE outcome SET outcome = 'gone' WHERE blob_id = :b AND campaign_id = :c",
-        b=ids[0],
-        c=campaign,
+        "UPDATE outcome SET outcome = 'gone' WHERE blob_id = 'd0';"
+        "UPDATE shard SET gone = 1, rewrapped = rewrapped - 1 WHERE kind = 'rewrap'"
     )
-    with yard.ledger.begin() as connection:
-        counted = certificates.still_opened_by(
-            connection, campaign, ["env:BLOB_KEY"], [Outcome.GONE]
-        )
-    assert counted == {"env:BLOB_KEY": 4}
+    assert record_of(desk, migrated)[shared] == {"env:BLOB_KEY": 3}, "one is gone"
+    reencrypted = _done(yard, Kind.REENCRYPT)
+    found = record_of(desk, reencrypted)
+    assert found["counts"]["rewrapped"] == 5
+    assert found[shared] == {}, "a new data key ends it"
 
 
-def test_after_a_reencryption_the_shared_key_opens_nothing_more(desk: Desk, yard: Yard) -> None:
-    yard.plant(3, ("direct",))
-    campaign = yard.start(Kind.REENCRYPT)
-    yard.run(campaign)
-    found = certifying.record_of(desk, campaign)
-    assert found["shared_keys_that_still_open_content"] == {}
+@pytest.mark.parametrize(("listed", "room"), [(2, 1 << 20), (100, 200)])
+def test_exceptions_beyond_the_list_are_counted_and_digested(
+    yard: Yard, desk: Desk, monkeypatch: pytest.MonkeyPatch, listed: int, room: int
+) -> None:
+    monkeypatch.setattr(certifying, "LISTED", listed)
+    monkeypatch.setattr(certifying, "LISTED_BYTES", room)
+    for blob_id in yard.plant(5):
+        yard.world.write_sidecar(blob_id, b"{ no sidecar")
+    campaign = _done(yard, Kind.MIGRATE, State.COMPLETE_WITH_EXCEPTIONS)
+    record = record_of(desk, campaign)
+    assert len(record["exceptions"]) <= 2
+    assert record["more_exceptions"]["blobs"] + len(record["exceptions"]) == 5
+    monkeypatch.setattr(certifying, "LISTED_BYTES", 0)
+    code = certificate.main([str(campaign)], obj=desk, standalone_mode=False)
+    assert code == 1, "it has exceptions, though none is listed"
+
+
+def _finished(yard: Yard) -> int:
+    yard.plant(3)
+    return _done(yard, Kind.MIGRATE)
+
+
+@pytest.mark.parametrize("taken", ["c.json", "c.html"])
+def test_nothing_is_written_where_one_of_the_files_is_there(
+    yard: Yard, desk: Desk, tmp_path: Path, taken: str
+) -> None:
+    campaign = _finished(yard)
+    (tmp_path / taken).symlink_to("nowhere")
+    lay = sorted(tmp_path.iterdir())
+    refused = _refused(
+        _typed(desk, campaign, "--out", tmp_path / "c.json", "--html", tmp_path / "c.html")
+    )
+    assert (refused.reason_code, refused.exit_code) == ("already_there", REFUSED)
+    assert sorted(tmp_path.iterdir()) == lay
+
+
+def test_one_file_for_both_is_a_usage_error(yard: Yard, desk: Desk, tmp_path: Path) -> None:
+    campaign = _finished(yard)
+    (tmp_path / "sub").mkdir()
+    result = _typed(desk, campaign, "--out", tmp_path / "c", "--html", tmp_path / "sub/../c")
+    assert result.exit_code == 2
+    assert "the same file" in result.output
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.fixture
-def certified(yard: Yard) -> str:
-    yard.plant(2)
-    campaign = yard.start(Kind.MIGRATE)
-    yard.run(campaign)
-    return str(campaign)
+def small_files() -> Any:
+    """Let files grow to so many bytes and no further, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_neither_file_is_written_where_one_is_there_already(
-    desk: Desk, certified: str, tmp_path: Path
+def test_no_half_of_a_file_is_left(
+    yard: Yard, desk: Desk, tmp_path: Path, small_files: Callable[[int], None]
 ) -> None:
+    campaign = _finished(yard)
     out, html = tmp_path / "c.json", tmp_path / "c.html"
-    html.write_text("mine")
-    error = refused(desk, certified, "--out", str(out), "--html", str(html))
-    assert error.reason_code == "already_there"
-    assert (out.exists(), html.read_text()) == (False, "mine")
-    html.unlink()
-    html.symlink_to(tmp_path / "nowhere")
-    assert refused(desk, certified, "--html", str(html)).reason_code == "already_there"
-
-
-def test_one_file_is_not_two(desk: Desk, certified: str, tmp_path: Path) -> None:
-    both = str(tmp_path / "c.json")
-    ran = types(desk, certified, "--out", both, "--html", both)
-    assert (ran.exit_code, "two files" in ran.output) == (2, True)
-    assert not Path(both).exists()
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_half_a_certificate_does_not_stay(
-    desk: Desk, certified: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = os.fdopen
-
-    def full(file: int, mode: str) -> Any:
-        os.dup2(os.open("/dev/full", os.O_WRONLY), file)
-        return opened(file, mode)
-
-    monkeypatch.setattr(os, "fdopen", full)
-    out = tmp_path / "c.json"
-    assert refused(desk, certified, "--out", str(out)).reason_code == "file_not_writable"
+    small_files(100)
+    refused = _refused(_typed(desk, campaign, "--out", out, "--html", html))
+    assert (refused.reason_code, refused.exit_code) == ("file_not_writable", UNREACHABLE)
     assert not out.exists()
+    assert not html.exists()
 
 
-def test_machines_read_what_was_written(desk: Desk, certified: str, tmp_path: Path) -> None:
+def test_where_the_page_cannot_be_written_the_certificate_stays(
+    yard: Yard, desk: Desk, tmp_path: Path
+) -> None:
+    campaign = _finished(yard)
+    out = tmp_path / "c.json"
+    refused = _refused(_typed(desk, campaign, "--out", out, "--html", tmp_path / "no" / "c.html"))
+    assert refused.reason_code == "file_not_writable"
+    assert f"{out} was written" in str(refused)
+    assert json.loads(out.read_bytes())["record"]["campaign"] == campaign
+
+
+def test_both_commands_print_one_document(
+    yard: Yard, desk: Desk, tmp_path: Path, key: SigningKey
+) -> None:
+    campaign = _finished(yard)
     out, html = tmp_path / "c.json", tmp_path / "c.html"
-    ran = types(desk, certified, "--out", str(out), "--html", str(html), "--json")
-    document = json.loads(ran.output)
-    assert document["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
-    verify = [str(out), "--public-key", document["public_key"], "--json"]
-    seen = json.loads(CliRunner().invoke(certificate_verify, verify).output)
-    assert (seen["verified"], seen["record"]["campaign"]) == (True, int(certified))
-    page = html.read_text()
-    record = json.dumps(seen["record"], sort_keys=True, separators=(",", ":")).encode()
-    assert hashlib.sha256(record).hexdigest() in page
+    made = json.loads(_typed(desk, campaign, "--out", out, "--html", html, "--json").output)
+    assert (made["campaign"], made["certificate"], made["page"]) == (campaign, str(out), str(html))
+    assert made["sha256"] in html.read_text(), "the page names what was signed"
+    verify = [str(out), "--public-key", str(key.public), "--json"]
+    found = json.loads(CliRunner().invoke(certificate_verify, verify).output)
+    assert (found["signed_by"], found["sha256"]) == (str(key.public), made["sha256"])
+    assert found["record"] == json.loads(out.read_bytes())["record"]
+    assert json.loads(_typed(desk, campaign, "--json").output).keys() == {
+        "record",
+        "public_key",
+        "signature",
+    }
 
 
-def test_which_file_signs_does_not_hang_on_where_one_stands(tmp_path: Path) -> None:
-    path = tmp_path / "rewrap.toml"
+def test_the_private_key_is_named_by_an_absolute_path(tmp_path: Path) -> None:
+    config = tmp_path / "rewrap.toml"
     store = STORE.format(store=tmp_path.as_uri())
-    path.write_text(f'{store}\n[certificate]\nprivate_key_file = "certificate.key"\n')
-    with pytest.raises(ConfigError, match="absolute"):
-        load(str(path), {})
+    config.write_text(f'{store}\n[certificate]\nprivate_key_file = "certificate.key"\n')
+    with pytest.raises(ConfigError, match="another file"):
+        load(str(config), {})

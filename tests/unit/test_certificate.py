@@ -1,14 +1,16 @@
 """A certificate is verified with the public key alone, and every change of it is found."""
 
 import base64
+import hashlib
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from keywrap.certificate import CertificateError, canonical, signed, verified
+from keywrap.certificate import CertificateError, canonical, digest, signed, verified
 from keywrap.signing import SigningKey
-from scheduler import certificate_page
+from scheduler import certificate_page, confidence
 
 RECORD = {
     "campaign": 7,
@@ -87,6 +89,48 @@ def test_a_name_that_stands_twice_is_refused(key: SigningKey) -> None:
         verified(data, key.public)
 
 
+@pytest.mark.parametrize("form", ["utf-16", "utf-32", "utf-8-sig"])
+def test_a_certificate_in_another_encoding_than_utf_8_is_refused(
+    key: SigningKey, form: str
+) -> None:
+    with pytest.raises(CertificateError, match="no certificate"):
+        verified(signed(RECORD, key).decode().encode(form), key.public)
+
+
+def test_the_digest_is_of_the_very_bytes_that_are_signed(key: SigningKey) -> None:
+    record = verified(signed(RECORD, key), key.public)
+    plain = json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    assert digest(record) == hashlib.sha256(plain.encode()).hexdigest()
+
+
+def test_a_blob_id_forges_no_line_of_the_page(key: SigningKey) -> None:
+    ids = ["a\u202egpj.exe", 'b"onmouseover="x', "c\x1b[2J", "d</table><h1>e&amp;"]
+    lines = [{"blob_id": i, "outcome": "quarantined", "reason_code": "x"} for i in ids]
+    record = RECORD | {"exceptions": lines, "store": "file:///\u2067s"}
+    page = certificate_page.page(record, str(key.public), "c2ln", "5ha256")
+    assert all(c.isprintable() for c in page.replace("\n", ""))
+    assert page.count("<h1>") == 1
+    assert "d&lt;/table&gt;&lt;h1&gt;e&amp;amp;" in page
+    assert 'b"' not in page
+
+
+def test_lines_of_one_key_are_added_up_on_the_page(key: SigningKey) -> None:
+    line = {"key_id": "", "problem": "p", "blobs": 3}
+    record = RECORD | {"keys_before": [line, line | {"blobs": 4}]}
+    page = certificate_page.page(record, str(key.public), "c2ln", "5ha256")
+    assert ">7</text>" in page
+
+
+@pytest.mark.parametrize("opened", [1, 2, 299, 459, 500, 9_999, 1_000_000])
+def test_a_bound_is_rounded_up_never_down(opened: int) -> None:
+    exact = 1 - Decimal("0.01") ** (1 / Decimal(opened))
+    assert Decimal(confidence.bound_ppm(opened)) / 1_000_000 >= exact
+    assert Decimal(confidence.bound_ppm(opened) - 1) / 1_000_000 < exact
+    said = confidence.sentence(opened, 0, everything=False)
+    shown = Decimal(said.partition("fewer than ")[2].partition("%")[0]) / 100
+    assert exact <= shown < exact + Decimal("0.00001")
+
+
 @pytest.mark.parametrize("value", [1.5, b"x", object()])
 def test_a_record_holds_nothing_that_two_programs_write_differently(value: object) -> None:
     with pytest.raises(TypeError):
@@ -94,7 +138,8 @@ def test_a_record_holds_nothing_that_two_programs_write_differently(value: objec
 
 
 def test_the_page_takes_nothing_from_elsewhere_and_escapes_what_it_shows(key: SigningKey) -> None:
-    page = certificate_page.page(RECORD, str(key.public), "c2ln")
+    page = certificate_page.page(RECORD, str(key.public), "c2ln", "5ha256")
+    assert "5ha256" in page
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "&lt;b&gt;lobs" in page
