@@ -121,6 +121,7 @@ def test_a_restore_on_an_empty_machine_reads_every_blob(node: Node, tmp_path: Pa
     ran = machine.restore()
     assert ran.code == 0, ran
     assert " restored, " in ran.out
+    assert "is unclaimed" in ran.err, "the audit segment waits for a ledger"
     assert site.wrong(ids) == []
     assert site.key_ids(ids) <= keys | {"env:BLOB_KEY"}, "the wraps that were kept, no other"
     restored, current, quarantined = counts(machine.restore("--json"))
