@@ -110,7 +110,7 @@ class Restorer:
     def _restore(self, kept: Kept) -> Result:
         blob_id = kept.blob_id
         try:
-            if self._opens(blob_id):
+            if self._opens(kept):
                 return Result(blob_id, Outcome.CURRENT)
             return self._put_back(kept)
         except (GoneError, NotFoundError):
@@ -131,18 +131,35 @@ class Restorer:
             self.reader.store.check()
             return Result(blob_id, Outcome.FAILED, error.reason_code, str(error))
 
-    def _opens(self, blob_id: str) -> bool:
+    def _opens(self, kept: Kept) -> bool:
         """Whether a blob opens as it lies there now.
 
         Raises:
+            GoneError, NotFoundError: it has neither a sidecar nor a content.
             KmsError: it cannot be told, since its KEK as a whole is away or throttled.
         """
+        blob_id = kept.blob_id
         try:
             seen = self.reader.read(blob_id)
         except QuarantineError:
             return False
+        except GoneError:
+            self._require_content(kept)
+            return False
         data_key = self._opened(seen.wrapped, blob_id)
         return data_key is not None and self._proves(blob_id, seen.sidecar, data_key) is not None
+
+    def _require_content(self, kept: Kept) -> None:
+        """See that a blob without a sidecar has the content that only what is kept names.
+
+        Raises:
+            GoneError, NotFoundError: it has none.
+        """
+        old = sidecar_of(kept)
+        if old is None or old.object is None:
+            raise GoneError
+        name = self.reader.layout.content_name(kept.blob_id, old.object)
+        self.reader.store.read_range(name, 0, 1)
 
     def _opened(self, wrapped: WrappedKey, blob_id: str) -> DataKey | None:
         try:
