@@ -15,8 +15,9 @@ from keywrap.objectstore import ObjectStore
 from keywrap.reencrypting import Reencrypter
 from keywrap.rewrapping import Goal, Outcome, Prove, Report, Selection
 from keywrap.scan import contents
-from keywrap.stores import Store, Stored
+from keywrap.stores import Store, Stored, StoreUnavailableError
 from keywrap.sweeping import Sweeper, take_bearings
+from keywrap.testing.aws_server import AwsServer
 from tests.worlds import SimulatedCrash, World, at, crash
 
 STEPS = ("read", "open", "match", "wrap", "prove", "encrypt", "replace")
@@ -158,3 +159,14 @@ def test_old_contents_are_swept_from_every_kind_of_store(
     assert contents(store, world.layout) == live
     place.assert_whole()
     assert list(store.names(".rewrap/clock")) == []
+
+
+def test_a_store_that_lets_nothing_be_deleted_says_what_is_needed(
+    aws_server: AwsServer, s3_store: ObjectStore
+) -> None:
+    aws_server.control(deny=["DeleteObject"])
+    try:
+        with pytest.raises(StoreUnavailableError, match="needed is s3:DeleteObject"):
+            take_bearings(s3_store)
+    finally:
+        aws_server.control(deny=[])
