@@ -215,7 +215,11 @@ class FileStore:
             return _entry(name, at)
 
     def remove(self, name: str, expected: Entry) -> bool:
-        """Remove a file that is what was seen, durably; see `RemovingStore.remove`."""
+        """Remove a file that is what was seen, durably; see `RemovingStore.remove`.
+
+        A foreign writer that renames a file into its place within the microseconds between our
+        last look and the removal loses it.
+        """
         try:
             with _Mapped(name), self._place_of(name) as at:
                 with _locked(name, at.root):

@@ -121,6 +121,8 @@ class Reencrypter(Rewrapper):
             entry = store.look(self._name(move, _sidecar(move).object))
         except NotFoundError:
             move.read_again(Outcome.QUARANTINED, "content_missing", "the blob is not there")
+        except (NotAnObjectError, UnsafeBlobIdError) as error:
+            move.read_again(Outcome.QUARANTINED, error.reason_code, str(error))
         else:
             move.content_bytes = entry.size
 

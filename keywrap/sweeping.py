@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from keywrap.conditions import another_tag
 from keywrap.contents import ContentError, content_format
@@ -41,6 +41,8 @@ CLOCK = f"{RESERVED}clock-"
 MIN_GRACE_S = 86_400.0
 """The shortest grace time, in seconds."""
 
+
+_ABANDONED = timedelta(hours=1)
 
 NEVER = datetime.min.replace(tzinfo=UTC)
 """A horizon before which nothing was written."""
@@ -91,7 +93,18 @@ def take_bearings(store: Store) -> Bearings:
     else:
         heeds = False
     store.remove(name, entry)
+    _tidy(store, entry.written_at)
     return Bearings(entry.written_at, heeds)
+
+
+def _tidy(store: Store, now: datetime) -> None:
+    """Remove such objects of others who died, or had no right to remove them."""
+    assert isinstance(store, RemovingStore)  # noqa: S101 - the caller looked
+    for name in store.names(CLOCK):
+        with suppress(NotFoundError, ChangedError):
+            entry = store.look(name)
+            if now - entry.written_at > _ABANDONED:
+                store.remove(name, entry)
 
 
 @dataclass(frozen=True, slots=True)

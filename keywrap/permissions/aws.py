@@ -41,7 +41,8 @@ S3_OBJECTS: Mapping[StorePower, tuple[str, ...]] = {
     StorePower.LOOK_BACK: ("s3:GetObjectVersion",),
 }
 """On the objects. A conditional PutObject needs s3:GetObject too (user guide, "How to prevent
-object overwrites with conditional writes")."""
+object overwrites with conditional writes"), and so does a conditional DeleteObject ("How to perform
+conditional deletes"): who removes reads as well."""
 
 S3_BUCKET: Mapping[StorePower, tuple[str, ...]] = {
     StorePower.READ: ("s3:ListBucket",),

@@ -27,6 +27,8 @@ _CONDITION = {
     "ForAnyValue:StringEquals": _BLOB_ID,
 }
 
+_BY_CONDITION = {"Null": {"s3:if-match": "false"}}
+
 _Statement = dict[str, Any]
 
 
@@ -102,7 +104,10 @@ def _store(subject: Subject) -> list[_Statement]:
 
 
 def _removal(subject: Subject, under: str) -> list[_Statement]:
-    """Return what lets contents be deleted, and nothing else of the store."""
+    """Return what lets contents be deleted, by condition only, and nothing else of the store.
+
+    `s3:if-match`: user guide, "Enforce conditional deletes on Amazon S3 buckets".
+    """
     store, actions = subject.config.store, list(S3_OBJECTS[StorePower.REMOVE])
     blob, sidecar = _literally(store.blob_suffix), _literally(store.sidecar_suffix)
     allowed: _Statement = {
@@ -112,7 +117,7 @@ def _removal(subject: Subject, under: str) -> list[_Statement]:
         "Resource": [f"{under}*.~{'?' * 32}", f"{under}*{blob}", f"{under}{CLOCK}*"],
     }
     if blob and not sidecar.endswith(blob):
-        return [allowed]
+        return [allowed | {"Condition": _BY_CONDITION}]
     # Where a content has no suffix of its own, every name ends as one.
     kept = [f"*{sidecar}", CONTROL, AUDIT_HEAD, MARK]
     refused = allowed | {
@@ -120,7 +125,7 @@ def _removal(subject: Subject, under: str) -> list[_Statement]:
         "Effect": "Deny",
         "Resource": [under + name for name in kept],
     }
-    return [allowed, refused]
+    return [allowed | {"Condition": _BY_CONDITION}, refused]
 
 
 def _listing(arn: str, folder: str, actions: tuple[str, ...]) -> _Statement:

@@ -111,7 +111,7 @@ def test_the_status_document_has_the_keys_of_the_contract_and_its_counts_balance
     listed = newest(site, "migrate")
     document = site.ask("status", str(listed["campaign"]))
     assert document == listed
-    assert set(document) == CONTRACT | {"failures", "verified", "proves"}
+    assert set(document) == CONTRACT | {"failures", "verified", "proves", "freed_bytes"}
     assert set(document["counts"]) == COUNTS
     assert_balanced(document, len(blobs))
     assert document["state"] == "complete"

@@ -1,14 +1,16 @@
 """`rewrap start reencrypt` as an operator types it, on files and on S3, with workers of Celery."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from embedded import OpenBao
 from tests.cloudsites import Cloud, CloudSite, LiveWriter
-from tests.nodes import Node, assert_balanced, until
+from tests.nodes import Node, assert_balanced, decided, until
 from tests.plaincontents import open_content
 from tests.sites import Ran, Site, campaign_in
 
@@ -156,6 +158,45 @@ def test_every_blob_in_s3_gets_a_data_key_of_its_own_and_old_contents_are_swept(
     assert_anew(records, keys, list(old.values()), sealed, direct)
     newest = max(d["campaign"] for d in site.ask("status") if d["kind"] == "reencrypt")
     sweep(node_in_s3, cloud, newest, ids)
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_completes_by_itself_after_its_workers_are_killed(
+    node_in_s3: Node, cloud: Cloud
+) -> None:
+    node, site = node_in_s3, node_in_s3.site
+    site.config.write_text(
+        site.config.read_text().replace("batch = 50", "batch = 5") + "\n[reencrypt]\nsweep = true\n"
+    )
+    ids = site.make(IN_S3, "k/")
+    node.start()
+    ran = site.rewrap("start", "reencrypt", "--yes", "--wait")
+    ended(node, ran, IN_S3)
+    with node.ledger.begin() as connection:
+        connection.exec_driver_sql("UPDATE campaign SET finished_at = finished_at - interval '8 d'")
+    grow_old(cloud, site.bucket)
+    cloud.control(latency_ms={"kms": 500})
+    campaign = campaign_in(typed(site, "sweep", str(campaign_in(ran.out)), "--yes"))
+    for worker in ("worker-1", "worker-2"):
+        before = decided(until(lambda: started(node, campaign), "it is under way"))
+        assert before < IN_S3, "or nothing is shown"
+        for process in node.family(worker):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        until(lambda before=before: decided(node.document(campaign)) > before, "it goes on", 60)
+    cloud.control(latency_ms={})
+    document = node.reach(campaign, "complete", 60)
+    assert_balanced(document, IN_S3)
+    counts = document["counts"]
+    assert counts["rewrapped"] + counts["current"] == IN_S3
+    assert site.wrong(ids) == []
+    contents = [key for key in cloud.s3._buckets[site.bucket] if ".blob" in key]
+    assert len(contents) == 2 * IN_S3, "a content and a sidecar each"
+
+
+def started(node: Node, campaign: int) -> dict[str, Any]:
+    document = node.document(campaign)
+    return document if document and decided(document) else {}
 
 
 def grow_old(cloud: Cloud, bucket: str) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from keywrap.filestore import FileStore
 from keywrap.objectstore import ObjectStore
 from keywrap.reencrypting import Reencrypter
 from keywrap.rewrapping import Goal, Outcome, Prove, Report, Selection
-from keywrap.stores import Store, Stored
+from keywrap.scan import contents
+from keywrap.stores import Store, Stored, StoreUnavailableError
+from keywrap.sweeping import Sweeper, take_bearings
+from keywrap.testing.aws_server import AwsServer
 from tests.worlds import SimulatedCrash, World, at, crash
 
 STEPS = ("read", "open", "match", "wrap", "prove", "encrypt", "replace")
@@ -129,3 +133,40 @@ def test_killed_around_any_write_every_blob_opens_and_the_next_run_ends_it(
         else:
             assert nth == writes, "it ran to its end before that write"
         place.end(mark)
+
+
+@pytest.mark.parametrize("kind", ["files", "s3_store", "azure_blobs", "gcs_blobs"])
+def test_old_contents_are_swept_from_every_kind_of_store(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    place = Place(FileStore(tmp_path) if kind == "files" else request.getfixturevalue(kind))
+    place.reencrypt(b"mark")
+    world, store = place.world, place.store
+    bearings = take_bearings(store)
+    assert bearings.heeds
+    old = contents(store, world.layout)
+    assert {len(found) for found in old.values()} == {2}
+    means = place.reader, world.keys, world.legacy_content, world.pool
+    engine = Sweeper(*means, leftovers=old, heeds=True)
+    goal = Goal(world.target, Selection.ALL, Prove.ALL)
+    young = replace(engine, horizon=bearings.now - timedelta(days=1))
+    assert {r.outcome for r in young.rewrap(place.texts, goal).results} == {Outcome.EXCLUDED}
+    assert contents(store, world.layout) == old
+    later = replace(engine, horizon=bearings.now + timedelta(seconds=2))
+    results = later.rewrap(place.texts, goal).results
+    assert {r.outcome for r in results} == {Outcome.REWRAPPED}
+    live = {b: [place.reader.read(b).sidecar.object] for b in place.texts}
+    assert contents(store, world.layout) == live
+    place.assert_whole()
+    assert list(store.names(".rewrap/clock")) == []
+
+
+def test_a_store_that_lets_nothing_be_deleted_says_what_is_needed(
+    aws_server: AwsServer, s3_store: ObjectStore
+) -> None:
+    aws_server.control(deny=["DeleteObject"])
+    try:
+        with pytest.raises(StoreUnavailableError, match="needed is s3:DeleteObject"):
+            take_bearings(s3_store)
+    finally:
+        aws_server.control(deny=[])

@@ -105,6 +105,31 @@ def test_a_sweep_backs_the_new_wraps_up_first(ledger: Ledger) -> None:
     assert_swept(yard)
 
 
+def test_sidecars_lost_after_a_sweep_come_back_from_its_own_backup(ledger: Ledger) -> None:
+    yard = SafeYard(ledger)
+    followed = reencrypted(yard)
+    campaign = begin(yard, followed)
+    yard.run(campaign)
+    lost, gone = sorted(yard.world.originals)[:5], sorted(yard.world.originals)[5]
+    for blob_id in (*lost, gone):
+        del yard.world.store._objects[yard.world.layout.sidecar_name(blob_id)]
+    for name in [n for n in stored(yard) if n.startswith(gone)]:
+        del yard.world.store._objects[name]
+    del yard.world.originals[gone]
+    found = yard.restore(campaign)
+    assert found == {"rewrapped": len(lost), "current": BLOBS - len(lost) - 1, "gone": 1}
+    assert yard.world.wrong() == []
+
+
+def test_the_backup_of_before_puts_no_old_pair_back_after_a_sweep(ledger: Ledger) -> None:
+    yard = SafeYard(ledger)
+    followed = reencrypted(yard)
+    yard.run(begin(yard, followed))
+    before = yard.world.snapshot()
+    assert yard.restore(followed) == {"current": BLOBS}
+    assert yard.world.snapshot() == before
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_worker_killed_at_any_step_loses_nothing_and_the_next_one_ends_it(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, step: str

@@ -187,6 +187,8 @@ def may_delete(document: str, name: str) -> bool:
         statement["Effect"]
         for statement in statements
         if "s3:DeleteObject" in statement["Action"]
+        if statement.get("Condition", {}).get("Null") == {"s3:if-match": "false"}
+        or statement["Effect"] == "Deny"
         for pattern in statement["Resource"]
         if fnmatch.fnmatchcase(f"arn:aws:s3:::blobs/team/{name}", pattern)
     }

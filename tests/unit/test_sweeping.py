@@ -20,7 +20,7 @@ from keywrap.reencrypting import Reencrypter
 from keywrap.rewrapping import Goal, Outcome, Prove, Report, Selection
 from keywrap.scan import contents
 from keywrap.stores import StoreUnavailableError
-from keywrap.sweeping import MIN_GRACE_S, CannotSweepError, Sweeper, take_bearings
+from keywrap.sweeping import CLOCK, MIN_GRACE_S, CannotSweepError, Sweeper, take_bearings
 from tests.worlds import KINDS, SimulatedCrash, World, at, by_id, crash
 
 GRACE_S = 7 * 86_400.0
@@ -465,6 +465,15 @@ def test_a_store_that_removes_unconditionally_keeps_what_others_may_be_writing(y
     assert (result.outcome, result.reason_code) == (Outcome.EXCLUDED, "store_ignores_conditions")
     assert yard.stored() == {"a"} | yard.live(), "names that nobody writes again are safe"
     assert world.wrong() == []
+
+
+def test_clocks_that_others_left_are_tidied_and_those_in_use_are_not(yard: Yard) -> None:
+    store = yard.world.store
+    store.create(f"{CLOCK}abandoned", b"what time is it?")
+    store.let_time_pass(4000)
+    store.create(f"{CLOCK}in-use", b"what time is it?")
+    take_bearings(store)
+    assert list(store.names(CLOCK)) == [f"{CLOCK}in-use"]
 
 
 def test_a_store_without_ages_is_not_swept() -> None:
