@@ -1,5 +1,6 @@
 """`rewrap start reencrypt` as an operator types it, on files and on S3, with workers of Celery."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -37,8 +38,11 @@ def cloud() -> Iterator[Cloud]:
 
 
 @pytest.fixture
-def node_in_s3(server_directory: Path, openbao: OpenBao, cloud: Cloud) -> Iterator[Node]:
-    node = Node(CloudSite(server_directory / "reencrypt-s3", openbao, cloud.address))
+def node_in_s3(
+    server_directory: Path, openbao: OpenBao, cloud: Cloud, request: pytest.FixtureRequest
+) -> Iterator[Node]:
+    name = request.node.name[5:22].replace("_", "-").strip("-")
+    node = Node(CloudSite(server_directory / f"re-{name}", openbao, cloud.address))
     cloud.s3.create_bucket(node.site.bucket)
     yield node
     node.close()
@@ -122,6 +126,33 @@ def test_every_blob_in_a_folder_gets_a_data_key_of_its_own(node: Node) -> None:
 
     assert_anew(records, keys, before, sealed, direct)
     reader.close()
+    assert_too_young(node)
+
+
+def allow_sweeps(node: Node) -> None:
+    """Let old contents be removed, and every campaign have ended eight days ago."""
+    site = node.site
+    site.config.write_text(f"{site.config.read_text()}\n[reencrypt]\nsweep = true\n")
+    with node.ledger.begin() as connection:
+        connection.exec_driver_sql("UPDATE campaign SET finished_at = finished_at - interval '8 d'")
+    node.close()
+    node.start()  # the workers read the configuration anew
+
+
+def assert_too_young(node: Node) -> None:
+    """See that files go by their own age, whatever the ledger says: nobody can set it back."""
+    site = node.site
+    allow_sweeps(node)
+    newest = next(d["campaign"] for d in site.ask("status") if d["kind"] == "reencrypt")
+    for path in site.store.rglob("*.blob*"):
+        os.utime(path, (0, 0))
+    untouched = site.fingerprint()
+    document = document_of(site, typed(site, "sweep", str(newest), "--yes", "--wait"))
+    assert document["counts"]["excluded"] == BLOBS
+    assert document["freed_bytes"] == 0
+    assert site.fingerprint() == untouched
+    reasons = {b["reason_code"] for b in site.ask("blobs", str(document["campaign"]))}
+    assert reasons == {"too_young"}
 
 
 @pytest.mark.timeout(300)
@@ -211,12 +242,11 @@ def sweep(node: Node, cloud: Cloud, campaign: int, ids: list[str]) -> None:
     site, objects = node.site, cloud.s3._buckets[node.site.bucket]
     command = ("sweep", str(campaign), "--yes", "--wait")
     assert "[sweep_not_allowed]" in typed(site, *command, code=4)
-    site.config.write_text(f"{site.config.read_text()}\n[reencrypt]\nsweep = true\n")
+    plain = site.config.read_text()
+    site.config.write_text(f"{plain}\n[reencrypt]\nsweep = true\n")
     assert "[grace_not_over]" in typed(site, *command, code=4)
-    with node.ledger.begin() as connection:
-        connection.exec_driver_sql("UPDATE campaign SET finished_at = finished_at - interval '8 d'")
-    node.close()
-    node.start()  # the workers read the configuration anew
+    site.config.write_text(plain)
+    allow_sweeps(node)
     assert document_of(site, typed(site, *command))["counts"]["excluded"] == IN_S3, "too young"
     grow_old(cloud, site.bucket)
     live, quiet = ids[:LIVE], ids[LIVE:]
