@@ -310,6 +310,33 @@ audit_segment = Table(
     Index("audit_segment_unchained_idx", "id", postgresql_where=text("place IS NULL")),
 )
 
+# Campaigns that are opened again and again.
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("kind", Text, nullable=False),
+    Column("cron", Text, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("prefix", Text, nullable=False, server_default=""),
+    Column("key", Text),  # null: the primary of that time
+    Column("prove", Text, nullable=False, server_default=""),
+    Column("sample_size", Integer),
+    Column("escrow", Boolean, nullable=False, server_default=text("false")),
+    Column("run_window", Text, nullable=False, server_default=""),
+    Column("paused", Boolean, nullable=False, server_default=text("false")),
+    Column("next_at", DateTime(timezone=True), nullable=False),
+    Column("try_at", DateTime(timezone=True), nullable=False),  # not before, after a failure
+    Column("last_at", DateTime(timezone=True)),
+    Column("last_campaign", Integer),
+    Column("missed", Integer, nullable=False, server_default="0"),
+    Column("reason_code", Text),
+    Column("reason", Text),
+    Column("created_by", Text, nullable=False),
+    _now(),
+)
+
 # What one person asked for and a second one approved. No foreign key: they outlive campaigns.
 approval = Table(
     "approval",

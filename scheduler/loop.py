@@ -10,6 +10,7 @@ from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
 from scheduler.dispatch import Dispatcher, Send
 from scheduler.headkeeper import HeadKeeper
+from scheduler.recurring import Recurring
 from scheduler.rules import Rules
 from scheduler.stopping import Stop
 from tasks.celery_tasks import NAMES
@@ -55,6 +56,8 @@ def run(settings: Settings) -> None:
     app = make_app(settings.broker.url)
     head = HeadKeeper(settings, ledger)
     head.start()
+    recurring = Recurring(settings, ledger)
+    recurring.start()
     dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))
     logger.info("scheduler ready")
     while not stop.is_set():
@@ -66,5 +69,6 @@ def run(settings: Settings) -> None:
             logger.warning("ledger: %s; trying again", error)
             pause_s = _AGAIN_S
         stop.wait(pause_s)
+    recurring.stop()
     head.stop()
     ledger.close()

@@ -61,7 +61,7 @@ class Window:
         if not spans:
             raise WindowError(f"{text!r} is no window: expected '22:00-06:00 Europe/Berlin'")
         found = tuple(_span(one.strip()) for one in spans.split(";"))
-        return cls(found, _zone(zone))
+        return cls(found, zone_of(zone))
 
     def stretches(self, since: datetime, until: datetime) -> Iterator[Stretch]:
         """Yield when it is open, by begin; those of one day may overlap with the next."""
@@ -184,7 +184,7 @@ def parse_instant(text: str) -> datetime:
     if not zone and at.tzinfo is None:
         raise WindowError(f"{text!r} says no zone: expected '{moment} Europe/Berlin', or an offset")
     try:
-        return (at.replace(tzinfo=_zone(zone)) if zone else at).astimezone(UTC)
+        return (at.replace(tzinfo=zone_of(zone)) if zone else at).astimezone(UTC)
     except OverflowError:
         raise WindowError(f"{text!r} is out of range") from None
 
@@ -224,7 +224,12 @@ def _days(text: str | None) -> frozenset[int]:
     return frozenset(found)
 
 
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
+    """Return a zone of the IANA time zone database.
+
+    Raises:
+        WindowError: there is none of that name.
+    """
     try:
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError

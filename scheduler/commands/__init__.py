@@ -22,6 +22,7 @@ from scheduler.commands.rebind import rebind
 from scheduler.commands.reconciliation import reconcile
 from scheduler.commands.retire import retire
 from scheduler.commands.rotation import rotate_kek
+from scheduler.commands.schedule import schedule
 from scheduler.commands.services import flower, scheduler, up, worker
 from scheduler.commands.setup import init
 from scheduler.commands.starting import start, verify
@@ -44,7 +45,7 @@ def rewrap(context: click.Context, file: str | None) -> None:
 
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, seal, undo, sweep, backup, cutover, retire)
-_ASK = (pause, resume, cancel, retry, rebind)
+_ASK = (schedule, pause, resume, cancel, retry, rebind)
 _SIGN = (approve, approval_key, certificate, certificate_key, certificate_verify)
 _READ = (status, blobs, audit, policy, preflight, config, healthz)
 
