@@ -67,6 +67,7 @@ class Request:
         run_window: when it may run (`workers.windows`); empty: as the configuration says.
         finish_by: when it is to be finished; None where nobody waits for it.
         urgent: whether it ignores windows and goes before every other.
+        max_rate: the most requests a second to key services, of all workers; None: no such limit.
     """
 
     kind: Kind
@@ -84,6 +85,7 @@ class Request:
     run_window: str = ""
     finish_by: datetime | None = None
     urgent: bool = False
+    max_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Campaign:
     run_window: str = ""
     finish_by: datetime | None = None
     urgent: bool = False
+    max_rate: float | None = None
     nonce: UUID = field(default_factory=uuid4, repr=False)
 
     @property
@@ -152,7 +155,8 @@ class Campaign:
 COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
     "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
-    "plan_of, follows, backs_up, escrow, nonce, run_window, finish_by, urgent"
+    "plan_of, follows, backs_up, escrow, nonce, run_window, finish_by, urgent, "
+    "max_rate"
 )
 
 
@@ -185,9 +189,10 @@ def request(connection: Connection, asked: Request) -> int:
             text(
                 "INSERT INTO campaign"
                 " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by,"
-                " plan_of, follows, backs_up, escrow, run_window, finish_by, urgent) VALUES"
+                " plan_of, follows, backs_up, escrow, run_window, finish_by, urgent, max_rate)"
+                " VALUES"
                 " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan,"
-                " :follows, :backs_up, :escrow, :run_window, :finish_by, :urgent)"
+                " :follows, :backs_up, :escrow, :run_window, :finish_by, :urgent, :max_rate)"
                 " RETURNING id"
             ),
             {
@@ -206,6 +211,7 @@ def request(connection: Connection, asked: Request) -> int:
                 "run_window": asked.run_window,
                 "finish_by": asked.finish_by,
                 "urgent": asked.urgent,
+                "max_rate": asked.max_rate,
             },
         ).scalar_one()
     )
@@ -356,6 +362,14 @@ def step(
         },
     )
     return changed.rowcount == 1
+
+
+def max_rate(connection: Connection, campaign_id: int) -> float | None:
+    """Return the most requests a second of a campaign, as it is now; None: no such limit."""
+    rate: float | None = connection.scalar(
+        text("SELECT max_rate FROM campaign WHERE id = :id"), {"id": campaign_id}
+    )
+    return rate
 
 
 def count_pass(connection: Connection, campaign_id: int) -> None:

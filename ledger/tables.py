@@ -77,6 +77,7 @@ campaign = Table(
     Column("run_window", Text, nullable=False, server_default=""),  # empty: as configured
     Column("finish_by", DateTime(timezone=True)),
     Column("urgent", Boolean, nullable=False, server_default=text("false")),
+    Column("max_rate", Float),  # requests a second to key services
     Column("requested_by", Text, nullable=False),
     _now(),
     Column("started_at", DateTime(timezone=True)),

@@ -56,6 +56,25 @@ def cancel(connection: Connection, campaign: Campaign) -> State:
     return _ask(connection, campaign, target, "cancelled_by_operator", "an operator cancelled it")
 
 
+def pace(connection: Connection, campaign: Campaign, max_rate: float | None) -> None:
+    """Change the most requests a second that a campaign sends to key services.
+
+    Args:
+        connection: the transaction.
+        campaign: the campaign.
+        max_rate: of all its workers together; None: as many as the quotas allow.
+
+    Raises:
+        RequestRefusedError: it is finished.
+    """
+    if campaign.is_finished:
+        raise _refused(campaign, "change its pace")
+    connection.execute(
+        text("UPDATE campaign SET max_rate = :rate WHERE id = :id"),
+        {"id": campaign.id, "rate": max_rate},
+    )
+
+
 def retry(connection: Connection, campaign: Campaign, *, quarantined: bool) -> int:
     """Take up again what failed or met a conflict and, if asked, what is quarantined.
 

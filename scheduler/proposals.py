@@ -53,6 +53,7 @@ class Proposal:
         run_window: when it may run; empty: as the configuration says.
         finish_by: when it is to be finished; None where nobody waits for it.
         urgent: whether it ignores windows and goes before every other.
+        max_rate: the most requests a second to key services; None: as the quotas allow.
     """
 
     kind: Kind
@@ -67,6 +68,7 @@ class Proposal:
     run_window: str = ""
     finish_by: datetime | None = None
     urgent: bool = False
+    max_rate: float | None = None
 
     def request(self) -> Request:
         """Return the request for the campaign."""
@@ -83,6 +85,7 @@ class Proposal:
             run_window=self.run_window,
             finish_by=self.finish_by,
             urgent=self.urgent,
+            max_rate=self.max_rate,
         )
 
     def plan_request(self, sample_size: int) -> Request:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -63,6 +63,8 @@ def _panel(status: Status) -> Table:
     if done.rate_per_s:
         eta = f" · ETA {status.eta_s:,.0f} s" if status.eta_s else ""
         table.add_row("rate", Text(f"{done.rate_per_s:,.0f}/s{eta}"))
+    if status.pace:
+        table.add_row("pace", Text(_pace(status.pace)))
     if status.forecast:
         table.add_row("forecast", Text(status.forecast.sentence()))
     if done.verified and campaign.kind not in OPENING:
@@ -79,6 +81,17 @@ def _panel(status: Status) -> Table:
     if status.wait.next_command:
         table.add_row("next", Text(status.wait.next_command))
     return table
+
+
+def _pace(pace: Mapping[str, Any]) -> str:
+    said = [f"{pace['used_per_s']:,} requests/s"]
+    if pace["quota_per_s"]:
+        said.append(f"{pace['allowed_per_s']:,} allowed of a quota of {pace['quota_per_s']:,}")
+    if pace["max_rate_per_s"]:
+        said.append(f"at most {pace['max_rate_per_s']:,}")
+    if pace["throttled"]:
+        said.append(f"throttled {pace['throttled']:,} times")
+    return " · ".join(said)
 
 
 def _kind(campaign: Campaign) -> str:

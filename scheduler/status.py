@@ -1,5 +1,6 @@
 """The status document: what `rewrap status --json` prints, and what is drawn from it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -34,6 +35,7 @@ class Status:
     calendar: Calendar = ALWAYS
     now: datetime | None = None
     approvals: tuple[Approval, ...] = ()
+    pace: Mapping[str, Any] | None = None
 
     @property
     def eta_s(self) -> float | None:
@@ -108,7 +110,7 @@ class Status:
             "rate_per_s": round(done.rate_per_s, 1) if done.rate_per_s else None,
             "eta_s": round(self.eta_s, 1) if self.eta_s is not None else None,
             "forecast": self.forecast.document() if self.forecast else None,
-            "pace": None,
+            "pace": dict(self.pace) if self.pace else None,
             "kms_requests": done.kms_requests,
             "freed_bytes": done.content_bytes if campaign.kind is Kind.SWEEP else None,
             "unsealed": done.counts[Outcome.REWRAPPED] if self._leaves_previous else 0,

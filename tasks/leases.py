@@ -10,7 +10,7 @@ from uuid import UUID
 from keywrap.journal import NO_JOURNAL, NoJournal, SegmentJournal
 from keywrap.segments import Source
 from keywrap.stores import StoreUnavailableError
-from ledger import shards
+from ledger import campaigns, shards
 from ledger.connection import LedgerUnavailableError
 from ledger.shards import Lease, LeaseLostError
 from ledger.states import ShardKind
@@ -73,6 +73,10 @@ class Work:
             try:
                 with self.runtime.ledger.begin() as connection:
                     self._go_on = shards.renew(connection, self.lease, self.runtime.lease_s)
+                    campaign_id = self.lease.campaign.id
+                    self.runtime.pacing.work_for(
+                        campaign_id, campaigns.max_rate(connection, campaign_id)
+                    )
             except LeaseLostError:
                 self._lost = True
                 return
@@ -117,6 +121,7 @@ def under_lease(
     if lease is None:
         return {}
     work = Work(runtime, lease)
+    runtime.pacing.work_for(lease.campaign.id, lease.campaign.max_rate)
     work.start()
     try:
         return body(work)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from keywrap.backups.vault import Vault
 from keywrap.keyring import KeyRing
@@ -18,6 +19,30 @@ Counts = dict[str, int]
 
 Progress = Callable[[int, int], None]
 """Told how many blobs of how many are decided."""
+
+
+class Pacing(Protocol):
+    """Paces the requests to key services, over all workers."""
+
+    def work_for(self, campaign_id: int, max_rate: float | None) -> None:
+        """Let a campaign's own ceiling hold, in requests a second; None: it has none."""
+
+    def batch(self, most: int) -> int:
+        """Return how many blobs to read at once, so that what is read does not wait long."""
+
+
+class Unpaced:
+    """Paces nothing."""
+
+    def work_for(self, campaign_id: int, max_rate: float | None) -> None:
+        """Hold nothing."""
+
+    def batch(self, most: int) -> int:
+        """Return as many as may be."""
+        return most
+
+
+UNPACED = Unpaced()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +69,7 @@ class Runtime:
         vault: where backups go; None where the configuration names no recipient.
         grace_s: how old, in seconds, an old content must be before it is removed; None: this
             process removes none.
+        pacing: paces the requests to key services.
     """
 
     ledger: Ledger
@@ -63,6 +89,7 @@ class Runtime:
     audit: Path | None = None
     vault: Vault | None = None
     grace_s: float | None = None
+    pacing: Pacing = UNPACED
 
     def serves(self, version: KeyVersion) -> bool:
         """Whether this process has what opens the wraps of a KEK version, by the configuration."""

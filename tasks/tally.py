@@ -29,9 +29,10 @@ class Tally:
 
     def run(self, blob_ids: Sequence[str], engine: Callable[[Sequence[str]], Report]) -> Counts:
         """Take blobs through an engine until they are decided, interrupted or handed back."""
-        size = self._work.runtime.batch
+        runtime, start = self._work.runtime, 0
         held: Stop | None = None
-        for start in range(0, len(blob_ids), size):
+        while start < len(blob_ids):
+            size = runtime.pacing.batch(runtime.batch)
             try:
                 self._work.check()
             except HandBackError:
@@ -43,7 +44,8 @@ class Tally:
                 held = report.interruption
                 if not report.concerns_some:
                     break
-            self._progress(min(start + size, len(blob_ids)), len(blob_ids))
+            start += size
+            self._progress(min(start, len(blob_ids)), len(blob_ids))
             if time.monotonic() - self._recorded_at > _RECORD_EVERY_S:
                 self._record()
         self._record(held, finish=held is None)

@@ -1,5 +1,6 @@
 """The composition root: the one place where a worker's runtime is put together."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -8,13 +9,17 @@ from pathlib import Path
 
 from keywrap.backups.vault import Vault
 from keywrap.config import ConfigError, open_keys, open_reader
+from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
 from keywrap.tables.store import StoreConfig, open_store
 from keywrap.threads import StoreThreads
 from ledger.connection import Ledger
 from ledger.queues import QUEUE, QueueOf
-from tasks.runtime import Runtime
+from tasks.runtime import UNPACED, Runtime, Unpaced
+from workers.pacing import Pacing, connect, lender
 from workers.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 def ledger_of(settings: Settings) -> Ledger:
@@ -67,6 +72,18 @@ def vault_of(settings: Settings) -> Vault:
     return Vault(store, config.url, settings.backup.recipients)
 
 
+def _pacing(settings: Settings, keys: KeyRing) -> Pacing | Unpaced:
+    if not settings.broker.url:  # no worker: whoever composes this asks for no more than it can
+        return UNPACED
+    try:
+        return Pacing(settings.pace, keys, lender(connect(settings.broker.url)))
+    except ValueError as error:
+        if settings.pace.keys:
+            raise ConfigError("[pace]", f"its buckets lie in the broker: {error}") from None
+        logger.warning("no pace holds over all workers, --max-rate neither: %s", error)
+        return UNPACED
+
+
 def compose(
     settings: Settings,
     stopping: Callable[[], bool],
@@ -78,10 +95,11 @@ def compose(
         ConfigError: a setting or secret is missing or wrong.
         StoreUnavailableError: the store is not there.
     """
+    keys = open_keys(settings.keywrap, environ, queues=settings.workers.queues)
     return Runtime(
         ledger=ledger_of(settings),
         reader=open_reader(settings.keywrap, threads=settings.workers.threads),
-        keys=open_keys(settings.keywrap, environ, queues=settings.workers.queues),
+        keys=keys,
         legacy_content=settings.keywrap.store.legacy_content,
         keep_previous=settings.keywrap.store.keep_previous,
         pool=StoreThreads(settings.workers.threads),
@@ -96,4 +114,5 @@ def compose(
         audit=Path(settings.audit.directory),
         vault=vault_of(settings) if settings.backup.recipients else None,
         grace_s=settings.reencrypt.grace_s if settings.reencrypt.sweep else None,
+        pacing=_pacing(settings, keys),
     )

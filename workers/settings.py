@@ -19,6 +19,7 @@ from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
 from workers.approvals_table import Approvals, read_approvals
 from workers.audit_table import Audit, read_audit
+from workers.pace_table import Pace, read_pace
 from workers.windows import Windows, read_windows
 
 DEFAULT_PATH = "rewrap.toml"
@@ -186,6 +187,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     certificate: Certificate = Certificate()
     approvals: Approvals = Approvals()
     windows: Windows = Windows()
+    pace: Pace = Pace()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -211,10 +213,9 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
     if not isinstance(state_dir, str):
         raise ConfigError("state_dir", "expected a path")
     state_dir = str(file.resolve().parent / state_dir)
+    keywrap = KeywrapConfig.from_table({name: table.pop(name) for name in TABLES if name in table})
     settings = Settings(
-        keywrap=KeywrapConfig.from_table(
-            {name: table.pop(name) for name in TABLES if name in table}
-        ),
+        keywrap=keywrap,
         state_dir=state_dir,
         ledger=_section("ledger", Postgres, table, environ),
         broker=_section("broker", Broker, table, environ),
@@ -229,6 +230,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         certificate=_certificate(table),
         approvals=read_approvals(table.pop("approvals", {})),
         windows=read_windows(table.pop("windows", {})),
+        pace=read_pace(table.pop("pace", {}), keywrap),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

@@ -21,6 +21,7 @@ from keywrap.kms import (
     RefusedError,
 )
 from keywrap.layout import RESERVED
+from keywrap.pacing import Pacer
 from keywrap.providers.aws_answers import Answer, Answers, is_material
 from keywrap.providers.aws_arn import SCHEME, region_of
 from keywrap.providers.aws_client import DEFAULT_THREADS
@@ -111,6 +112,10 @@ class AwsKeyProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
+
+    def pace_by(self, pacer: Pacer) -> None:
+        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
+        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Ask for the key material that wraps use now.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError
+from keywrap.pacing import Pacer
 from keywrap.providers.azure_canary import Canaries
 from keywrap.providers.azure_client import DEFAULT_THREADS, VaultClient
 from keywrap.providers.azure_connection import AzureConnection
@@ -97,6 +98,10 @@ class AzureKeyProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
+
+    def pace_by(self, pacer: Pacer) -> None:
+        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
+        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Ask for the newest version, which the vault takes for the current one.

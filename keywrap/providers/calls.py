@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import tenacity
 
 from keywrap.kms import KmsError, RefusedError, ThrottledError, UnavailableError
+from keywrap.pacing import NO_PACER, Pacer
 from keywrap.providers.pace import Pace
 
 ATTEMPTS = 3
@@ -153,6 +154,11 @@ class Road(Generic[_Client]):
         self._name = name
         self._count = count
         self._process: PerProcess[_Process[_Client]] = PerProcess(_Process)
+        self._pacer: Pacer = NO_PACER
+
+    def pace_by(self, pacer: Pacer) -> None:
+        """Let a pacer decide when each request is sent."""
+        self._pacer = pacer
 
     def call(
         self,
@@ -224,6 +230,7 @@ class Road(Generic[_Client]):
     ) -> _Answer:
         process = self._process.get()
         batch.require_going()
+        self._pacer.take(batch.over)
         turn = process.pace.wait(batch.over)
         batch.require_going()  # it may have ended while this thread waited
         try:
@@ -234,6 +241,7 @@ class Road(Generic[_Client]):
         except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the request
             failure = translate(error)
         if isinstance(failure, ThrottledError):
+            self._pacer.throttled()
             rest_s = failure.rest_s if isinstance(failure, RestError) else 0.0
             process.pace.throttled(turn, min(rest_s, MOST_THROTTLED_FOR_S))
         # Raised outside the handler: the context would hold the request, and its frames the bytes

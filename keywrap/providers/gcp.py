@@ -22,6 +22,7 @@ from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, KmsError, RefusedError
+from keywrap.pacing import Pacer
 from keywrap.providers.calls import Batch
 from keywrap.providers.gcp_client import DEFAULT_THREADS, DEFAULT_TIMEOUT_S
 from keywrap.providers.gcp_connection import GcpConnection, checked
@@ -81,6 +82,10 @@ class GcpKeyProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
+
+    def pace_by(self, pacer: Pacer) -> None:
+        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
+        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Ask for the primary version. Never remembered here: a campaign must see a rotation.

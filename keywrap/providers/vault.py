@@ -20,6 +20,7 @@ from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, DeniedError, RefusedError, UnavailableError
+from keywrap.pacing import Pacer
 from keywrap.providers.vault_connection import (
     Data,
     Item,
@@ -89,6 +90,10 @@ class VaultTransitProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
+
+    def pace_by(self, pacer: Pacer) -> None:
+        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
+        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Read the version that `wrap` uses now. Never cached: a campaign must see a rotation.

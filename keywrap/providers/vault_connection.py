@@ -16,6 +16,7 @@ import msgspec
 import tenacity
 
 from keywrap.kms import DeniedError, KmsError, ThrottledError, UnavailableError
+from keywrap.pacing import NO_PACER, Pacer
 
 try:
     import hvac
@@ -171,6 +172,11 @@ class VaultConnection:
         self._token = ""
         self._lock = threading.Lock()
         self._local = threading.local()
+        self._pacer: Pacer = NO_PACER
+
+    def pace_by(self, pacer: Pacer) -> None:
+        """Let a pacer decide when each request is sent."""
+        self._pacer = pacer
 
     def __repr__(self) -> str:
         return f"VaultConnection({self._server.address})"
@@ -235,6 +241,7 @@ class VaultConnection:
         self, token: str, method: str, path: str, body: Mapping[str, Any] | None
     ) -> tuple[int, bytes]:
         """Send once and return status and body."""
+        self._pacer.take()
         with self._lock:
             self._count()
         failure = ""
@@ -248,6 +255,8 @@ class VaultConnection:
             # Raised outside the handler: the cause holds the request, and with it the token
             # and, in an encrypt, the data keys; `from None` would only hide it.
             raise UnavailableError(f"{self._key}: no answer ({failure})", key=self._key)
+        if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            self._pacer.throttled()
         return response.status_code, response.content
 
     def _client(self, token: str) -> hvac.Client:

@@ -3,7 +3,7 @@
 import click
 
 from scheduler.commands.approval import approval_key, approve
-from scheduler.commands.asking import cancel, pause, resume, retry
+from scheduler.commands.asking import cancel, pace, pause, resume, retry
 from scheduler.commands.audit import audit
 from scheduler.commands.backup import backup, backup_key
 from scheduler.commands.certificate import certificate, certificate_key, certificate_verify
@@ -45,7 +45,7 @@ def rewrap(context: click.Context, file: str | None) -> None:
 
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, seal, undo, sweep, backup, cutover, retire)
-_ASK = (schedule, pause, resume, cancel, retry, rebind)
+_ASK = (schedule, pause, resume, cancel, pace, retry, rebind)
 _SIGN = (approve, approval_key, certificate, certificate_key, certificate_verify)
 _READ = (status, blobs, audit, policy, preflight, config, healthz)
 

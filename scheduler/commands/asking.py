@@ -1,6 +1,7 @@
 """`rewrap pause`, `resume`, `cancel` and `retry`: asking something of an open campaign."""
 
 import click
+from click.core import ParameterSource
 
 from keywrap.rewrapping import Outcome
 from ledger import campaigns, progress, wishes
@@ -10,6 +11,7 @@ from ledger.connection import Connection
 from scheduler import approving
 from scheduler.approving import NO_PERMIT, Permit, break_glass
 from scheduler.commands.reading import CAMPAIGN_ID
+from scheduler.commands.starting import max_rate
 from scheduler.desk import USAGE, Desk, DeskError
 
 _campaign = click.argument("campaign", type=CAMPAIGN_ID)
@@ -64,6 +66,27 @@ def cancel(desk: Desk, campaign: int) -> None:
     with desk.ledger.begin() as connection:
         state = wishes.cancel(connection, _asked(connection, campaign))
     click.echo(f"campaign {campaign} is {state}\nnext: rewrap status {campaign}")
+
+
+@click.command()
+@_campaign
+@max_rate
+@click.pass_obj
+def pace(desk: Desk, campaign: int, max_rate: float | None) -> None:
+    """Change how many requests a second a campaign sends to key services, while it runs.
+
+    Of all its workers together; they hear of it within seconds. The quotas of [pace] hold as well.
+
+    Examples: rewrap pace 3 --max-rate 200
+    rewrap pace 3 --max-rate none
+    """
+    context = click.get_current_context()
+    if context.get_parameter_source("max_rate") is ParameterSource.DEFAULT:
+        raise click.UsageError("give --max-rate R, or --max-rate none")
+    with desk.ledger.begin() as connection:
+        wishes.pace(connection, _asked(connection, campaign), max_rate)
+    most = "as the quotas allow" if max_rate is None else f"at most {max_rate:g} requests/s"
+    click.echo(f"campaign {campaign}: {most}\nnext: rewrap status {campaign} --watch")
 
 
 @click.command()

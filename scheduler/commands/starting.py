@@ -24,6 +24,9 @@ yes = click.option("--yes", is_flag=True, help="Go ahead without asking.")
 wait = click.option("--wait", is_flag=True, help="Show its progress until it is finished.")
 
 
+_MOST_RATE = 1e7
+
+
 class RunWindow(click.ParamType[str]):
     """A window, as `workers.windows` has it; checked, and kept as it was written."""
 
@@ -57,6 +60,33 @@ class Instant(click.ParamType[datetime]):
             self.fail(str(error), param, context)
 
 
+class RateType(click.ParamType[float]):
+    """Requests a second, or `none`."""
+
+    name = "rate"
+
+    def convert(
+        self, value: str | float, param: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        """Return the rate; 0.0 for none."""
+        if value == "none":
+            return 0.0
+        try:
+            rate = float(value)
+        except ValueError:
+            rate = -1.0
+        if not 0 < rate <= _MOST_RATE:
+            self.fail("expected requests a second, above 0, or none", param, context)
+        return rate
+
+
+max_rate = click.option(
+    "--max-rate",
+    type=RateType(),
+    metavar="R",
+    callback=lambda _context, _param, rate: rate or None,
+    help="The most requests a second to key services, of all workers; or none.",
+)
 urgent = click.option(
     "--urgent", is_flag=True, help="Ignore windows and blackouts, and go before every other."
 )
@@ -128,6 +158,7 @@ prove = click.option(
 @click.option("--escrow", is_flag=True, help="Back up the data keys themselves too.")
 @urgent
 @run_window
+@max_rate
 @click.option(
     "--finish-by",
     type=Instant(),
@@ -144,9 +175,10 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     prefix: str,
     key: str | None,
     prove: Proof | None,
-    run_window: str | None,
-    finish_by: datetime | None,
     *,
+    run_window: str | None,
+    max_rate: float | None,
+    finish_by: datetime | None,
     break_glass: str,
     urgent: bool,
     escrow: bool,
@@ -165,6 +197,7 @@ def start(  # noqa: PLR0913 - one for each word of the command line
         backs_up=backs_up(desk, escrow=escrow),
         escrow=escrow,
         run_window=run_window or "",
+        max_rate=max_rate,
         finish_by=finish_by,
         urgent=urgent,
     )
