@@ -14,8 +14,8 @@ class Pacer(Protocol):
             over: set once the request is not wanted any more; then this returns at once.
         """
 
-    def throttled(self) -> None:
-        """Hear that the service has asked for fewer requests."""
+    def throttled(self) -> bool:
+        """Hear that the service has asked for fewer requests; return whether this slows down."""
 
 
 @runtime_checkable
@@ -32,8 +32,9 @@ class NoPacer:
     def take(self, over: threading.Event | None = None) -> None:
         """Wait for nothing."""
 
-    def throttled(self) -> None:
+    def throttled(self) -> bool:
         """Change nothing."""
+        return False
 
 
 NO_PACER = NoPacer()

@@ -1,10 +1,11 @@
 """One pace for each KEK over all workers of all machines: token buckets in Redis.
 
 A process borrows tokens for a twentieth of a second at a time, all of them or none, so that a
-request costs no round trip. The clock is Redis' own. What the service throttles lowers the rate for everybody (to 0.7 of
-it, at most once a second), and every second without raises it again (by a twentieth of the
-ceiling, and slower near the rate that was too much). The ceiling is the configuration's: what lies
-in Redis can only slow workers down. Where Redis is away each process goes on with its own share.
+request costs no round trip. The clock is Redis' own. What the service throttles lowers the rate for
+everybody (to 0.7 of it, at most once a second), and every second without raises it again (by a
+twentieth of the ceiling, and slower near the rate that was too much). The ceiling is the
+configuration's: what lies in Redis can only slow workers down. Where Redis is away each process
+goes on with its own share.
 """
 
 import logging
@@ -140,7 +141,7 @@ class Bucket:
                 return
             over.wait(min(wait_s, _MOST_WAIT_S))
 
-    def throttled(self) -> None:
+    def throttled(self) -> bool:
         """Lower the rate for every process."""
         with self._lock:
             self._stock = 0
@@ -148,6 +149,7 @@ class Bucket:
                 self._ask(0, cut=True)
             else:
                 self._rate = max(0.7 * self._rate, self.ceiling / 50)
+        return True
 
     def lasts(self, seconds: float) -> int:
         """Return about how many tokens this process gets in so many seconds; at least 1."""
@@ -260,9 +262,8 @@ class _KeyPacer:
             if bucket is not None:
                 bucket.take(over)
 
-    def throttled(self) -> None:
-        if self._bucket is not None:
-            self._bucket.throttled()
+    def throttled(self) -> bool:
+        return self._bucket is not None and self._bucket.throttled()
 
 
 def connect(broker_url: str) -> Redis:

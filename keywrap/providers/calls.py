@@ -241,9 +241,9 @@ class Road(Generic[_Client]):
         except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the request
             failure = translate(error)
         if isinstance(failure, ThrottledError):
-            self._pacer.throttled()
             rest_s = failure.rest_s if isinstance(failure, RestError) else 0.0
-            process.pace.throttled(turn, min(rest_s, MOST_THROTTLED_FOR_S))
+            if not self._pacer.throttled() or rest_s:
+                process.pace.throttled(turn, min(rest_s, MOST_THROTTLED_FOR_S))
         # Raised outside the handler: the context would hold the request, and its frames the bytes
         # of a data key; `from None` would only hide them.
         raise failure

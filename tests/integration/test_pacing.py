@@ -1,5 +1,6 @@
 """The pace of all workers, in a real Redis: never more than the ceiling, slower when throttled."""
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,19 +8,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from bench import quota
 from embedded.redis import Redis as Server
 from keywrap.config import ConfigError, KeywrapConfig
+from keywrap.datakey import DataKey
 from keywrap.keyring import KeyRing
-from keywrap.kms import ThrottledError
+from keywrap.kms import KmsError, ThrottledError
+from keywrap.providers.aws import AwsKeyProvider
 from keywrap.providers.calls import Road
 from keywrap.testing.kms import MemoryKeyProvider, MemoryKms
 from ledger.connection import Ledger
 from ledger.states import Kind, State
+from tests.unit.test_aws_provider import World
 from tests.worlds import KEK
 from tests.yards import Yard
 from workers.pace_table import KeyPace, Pace, read_pace
@@ -208,8 +214,9 @@ def test_a_provider_asks_for_each_request_and_tells_of_each_throttled_answer() -
         def take(self, over: threading.Event | None = None) -> None:  # noqa: ARG002
             told.append("take")
 
-        def throttled(self) -> None:
+        def throttled(self) -> bool:
             told.append("throttled")
+            return True
 
     road: Road[None] = Road(lambda: None, 1, "test", lambda: None)
     road.pace_by(Pacer())
@@ -243,6 +250,58 @@ def test_a_campaign_that_is_paced_still_comes_to_its_end(ledger: Ledger, lend: L
     assert yard.run(campaign).state is State.COMPLETE
     assert pacing.campaign is not None
     assert pacing.campaign.ceiling == 2000.0
+
+
+@pytest.mark.timeout(120)
+def test_four_workers_under_one_quota_use_it_give_way_to_live_traffic_and_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quota, "_WARM_S", 5.0)
+    result = quota.measure(quota=300.0, reserve=0.3, seconds=3.0)
+    assert result.used >= 0.9 * result.allowed, result  # of a machine that does other work, too
+    assert result.throttled_percent < 1, result
+    assert result.gave_way_s is not None, result
+    assert result.gave_way_s <= 5, result
+    assert result.came_back_s is not None, result
+
+
+class HalfThrottled:
+    """A KMS client whose every other answer, at random, is that it is asked too often."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._random = random.Random(7)
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def call(**parameters: Any) -> Any:
+            self.asked += 1
+            if name in {"encrypt", "decrypt"} and self._random.random() < 0.5:
+                error = {"Error": {"Code": "ThrottlingException", "Message": "slow down"}}
+                raise ClientError(error, name)
+            return getattr(self._client, name)(**parameters)
+
+        return call
+
+
+def test_a_kms_that_throttles_half_of_all_calls_costs_two_calls_each(lend: Lender) -> None:
+    world = World()
+    client = HalfThrottled(world.client())
+    provider = AwsKeyProvider(world.kms.create_key(), lambda: client, threads=4)
+    bucket = Bucket(lend, provider.key, 4000.0)
+    provider.pace_by(bucket)
+    items, made = [(DataKey.generate(), {"blob_id": f"b{n}"}) for n in range(200)], 0
+    provider.current_version()
+    client.asked = 0
+    while items:  # what a batch leaves over is taken again, as the ledger does
+        some, items = items[:20], items[20:]
+        results = provider.wrap_many(some)
+        made += sum(not isinstance(one, KmsError) for one in results)
+        failed = [one for one in results if isinstance(one, KmsError)]
+        assert all(isinstance(one, ThrottledError) for one in failed), "nothing is refused"
+        items += [item for item, one in zip(some, results, strict=True) if one in failed]
+    assert made == 200
+    assert client.asked <= 2.2 * 2 * 200
 
 
 @pytest.mark.parametrize(

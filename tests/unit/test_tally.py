@@ -7,6 +7,7 @@ import pytest
 from keywrap.kms import DeniedError, ThrottledError
 from keywrap.rewrapping import Outcome, Report, Result
 from tasks.interruptions import Stop
+from tasks.runtime import UNPACED
 from tasks.tally import Tally
 
 DISABLED = DeniedError("the version is disabled")
@@ -17,7 +18,7 @@ class Recorded(Tally):
     """Writes to no ledger; the rest is the real one."""
 
     def __init__(self) -> None:
-        runtime = SimpleNamespace(batch=2, keys=SimpleNamespace(requests=0))
+        runtime = SimpleNamespace(batch=2, keys=SimpleNamespace(requests=0), pacing=UNPACED)
         work: Any = SimpleNamespace(runtime=runtime, check=lambda: None)
         super().__init__(work, lambda _done, _of: None)
         self.ends: list[tuple[Stop | None, bool]] = []
