@@ -2,7 +2,8 @@
 
 import json
 import resource
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,21 +168,25 @@ def test_one_file_for_both_is_a_usage_error(yard: Yard, desk: Desk, tmp_path: Pa
     assert not (tmp_path / "c").exists()
 
 
-@pytest.fixture
-def small_files() -> Any:
-    """Let files grow to so many bytes and no further, as on a full disk."""
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Let files grow to so many bytes and no further, as on a full disk.
+
+    For no longer than a command: what pytest itself writes may go to a larger file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_no_half_of_a_file_is_left(
-    yard: Yard, desk: Desk, tmp_path: Path, small_files: Callable[[int], None]
-) -> None:
+def test_no_half_of_a_file_is_left(yard: Yard, desk: Desk, tmp_path: Path) -> None:
     campaign = _finished(yard)
     out, html = tmp_path / "c.json", tmp_path / "c.html"
-    small_files(100)
-    refused = _refused(_typed(desk, campaign, "--out", out, "--html", html))
+    with small_files(100):
+        refused = _refused(_typed(desk, campaign, "--out", out, "--html", html))
     assert (refused.reason_code, refused.exit_code) == ("file_not_writable", UNREACHABLE)
     assert not out.exists()
     assert not html.exists()
