@@ -94,7 +94,7 @@ def _uses(event: _Event, *, proves: bool) -> Iterator[OwnUse]:
     try:
         time = datetime.fromisoformat(event.time).astimezone(UTC)
         key = KeyVersion.parse(event.key_id).key
-    except ValueError:
+    except (ValueError, OverflowError):
         raise LogError(f"an audit event names {event.key_id!r} at {event.time!r}") from None
     came_out = event.outcome == "ok" or (None if event.reason_code in _MAYBE else False)
     yield OwnUse(time, operation, key, event.blob_id, event.request_id, came_out)

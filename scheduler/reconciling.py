@@ -18,6 +18,8 @@ TOLERANCE = timedelta(minutes=5)
 
 CANARY = CONTEXT["blob_id"]
 
+_FIRST_S = int(datetime.min.replace(tzinfo=UTC).timestamp())
+
 _Request = tuple[str, Operation, str]
 _Group = tuple[Operation, str, str]
 
@@ -75,6 +77,7 @@ class Comparison:
     def line(self, use: LoggedUse | OwnUse) -> Line:
         """Return the line that a use belongs to."""
         start = int(use.time.timestamp()) // self.window_s * self.window_s
+        start = max(start, _FIRST_S)  # a window may begin before the calendar does
         return self.lines[datetime.fromtimestamp(start, UTC), use.key, use.operation]
 
 
@@ -91,7 +94,8 @@ class Span:
 
     def is_near(self, time: datetime) -> bool:
         """Whether a time lies in it, give or take the tolerance."""
-        return self.start - TOLERANCE <= time <= self.end + TOLERANCE
+        # Differences: a sum would leave the calendar in its first and last year.
+        return self.start - time <= TOLERANCE and time - self.end <= TOLERANCE
 
 
 def compare(
@@ -228,9 +232,9 @@ def _pair(
     """Pair in order of time: with one tolerance for all, no other way pairs more."""
     waiting = deque(sorted(theirs, key=lambda use: use.time))
     for own in sorted(mine, key=lambda use: use.time):
-        while waiting and waiting[0].time < own.time - TOLERANCE:
+        while waiting and own.time - waiting[0].time > TOLERANCE:
             left.append(waiting.popleft())
-        is_logged = bool(waiting) and waiting[0].time <= own.time + TOLERANCE
+        is_logged = bool(waiting) and waiting[0].time - own.time <= TOLERANCE
         if is_logged:
             waiting.popleft()
         yield own, is_logged

@@ -240,6 +240,7 @@ def test_an_applications_wrap_was_opened_too_and_what_it_had_in_its_cache_was_no
         b"{}\n",
         b'{"time":"noon","event":"wrap","key_id":"env:K"}\n',
         b'{"time":"2026-11-27T12:00:00Z","event":"wrap","key_id":"no key"}\n',
+        b'{"time":"0001-01-01T00:00:00+10:00","event":"wrap","key_id":"hcvault://transit/k?version=3"}\n',
     ],
 )
 def test_what_is_no_event_is_an_error_that_says_so(tmp_path: Path, line: bytes) -> None:
@@ -247,3 +248,14 @@ def test_what_is_no_event_is_an_error_that_says_so(tmp_path: Path, line: bytes) 
     file.write_bytes(line)
     with pytest.raises(LogError):
         list(of_application(file))
+
+
+@pytest.mark.parametrize(
+    "time", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+)
+def test_times_at_the_ends_of_the_calendar_are_compared_as_any(time: datetime) -> None:
+    span = Span(time, time)
+    assert span.is_near(time)
+    use = replace(logged(0), time=time)
+    month = 86_400 * 31
+    assert compare([use], [replace(own(0), time=time)], [], span, month).is_clean
