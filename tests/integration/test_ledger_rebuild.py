@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from ledger.connection import Ledger
 from ledger.rebuilding import MAX_ID
 from ledger.states import Kind, State
 from scheduler import certifying, showing, store_scan
+from scheduler.commands.reading import status_of
 from scheduler.commands.rebuild import rebuild as command
 from scheduler.desk import REFUSED, Desk, DeskError
+from scheduler.oldversions import OldWraps
 from scheduler.retiring import Retiring
 from tasks.marks import MARK
 from tests.rotations import STORE, desk_at
@@ -69,12 +71,12 @@ class Loss:
 def loss(
     postgres: Postgres,
     ledger: Ledger,
-    ledger_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Loss:
     yard = Yard(ledger, audit=tmp_path / "audit")
-    name = sql.Identifier(ledger_url.rpartition("/")[2].partition("?")[0])
+    ((database,),) = yard.desk.rows("SELECT current_database()")
+    name = sql.Identifier(database)
 
     def drop() -> None:
         ledger.close()
@@ -85,10 +87,7 @@ def loss(
 
     config = STORE.format(store=(tmp_path / "blobs").as_uri()) + KEYS.format(kek=KEK)
     desk = desk_at(tmp_path, ledger, f'state_dir = "{tmp_path}/state"\n{config}')
-    yard.runtime = yard.runtime.__class__(
-        **{f: getattr(yard.runtime, f) for f in yard.runtime.__slots__}
-        | {"store": desk.settings.keywrap.store.place}
-    )
+    yard.runtime = replace(yard.runtime, store=desk.settings.keywrap.store.place)
     monkeypatch.setattr("scheduler.rebuilding.open_store", lambda _config: yard.world.store)
     monkeypatch.setattr(showing, "silently", lambda read: (yard.run(read().campaign.id), read())[1])
     return Loss(yard, desk, tmp_path, drop)
@@ -317,12 +316,9 @@ def test_retire_says_that_it_cannot_see_the_backups_of_a_lost_ledger(loss: Loss)
         old,
         Retire(drain_s=0, soak_s=0),
         False,  # noqa: FBT003 - nothing is accepted
-        lambda number: showing.silently(
-            lambda: __import__("scheduler.commands.reading", fromlist=["x"]).status_of(
-                loss.desk, number
-            )
-        ),
+        lambda number: showing.silently(lambda: status_of(loss.desk, number)),
         lambda _line: None,
+        look_back=lambda _desk, _needs: OldWraps(unseen="a memory keeps none"),
     )
     with pytest.raises(DeskError) as refused:
         retiring.run()
