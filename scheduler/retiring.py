@@ -21,7 +21,7 @@ from keywrap.kms import (
     VersionSwitch,
 )
 from keywrap.stores import StoreUnavailableError
-from ledger import campaigns, findings, retirements
+from ledger import campaigns, findings, rebuilding, retirements
 from ledger.findings import CensusLine
 from ledger.retirements import Retirement, Step
 from scheduler import store_scan
@@ -268,6 +268,7 @@ class Retiring:
         """
         with self.desk.ledger.begin() as connection:
             kept = retirements.backed_up(connection, self.version)
+            is_rebuilt = rebuilding.is_rebuilt(connection)
         old = self._look_back()
         with self.desk.ledger.begin() as connection:
             retirements.note_left(
@@ -278,8 +279,10 @@ class Retiring:
             )
         if old.unseen:
             self.say(f"old object versions were not looked into: {old.unseen}")
-        if left := _left(kept, old):
-            self._require_accepted("backups_need_it" if kept else "object_versions_need_it", left)
+        if left := _left(kept, old, is_rebuilt=is_rebuilt):
+            in_backups = kept or is_rebuilt
+            reason_code = "backups_need_it" if in_backups else "object_versions_need_it"
+            self._require_accepted(reason_code, left)
 
     def _look_back(self) -> OldWraps:
         try:
@@ -379,9 +382,9 @@ def needs(lines: Sequence[CensusLine], closed: set[KeyVersion]) -> tuple[int, in
     )
 
 
-def _left(kept: Mapping[int, int], old: OldWraps) -> str:
+def _left(kept: Mapping[int, int], old: OldWraps, *, is_rebuilt: bool) -> str:
     """Say what opens with nothing afterwards; empty for nothing."""
-    left = []
+    left = ["any wraps under it in backups that a lost ledger knew"] if is_rebuilt else []
     if kept:
         ids = ", ".join(str(n) for n in kept)
         left.append(f"{sum(kept.values()):,} wraps in backups (of campaigns {ids})")

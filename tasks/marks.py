@@ -50,7 +50,7 @@ def require_store(work: Work) -> None:
         _require_conditions(runtime.reader.store)  # type: ignore[arg-type] # by identity
         with runtime.ledger.begin() as connection:
             known = marks.learn(connection, runtime.store, found)
-    if known is not None and _read_mark(runtime.reader.store) != known:
+    if known is not None and read_mark(runtime.reader.store) != known:
         raise WrongStoreError(
             f"the store has not its mark {MARK}: is the right file system mounted? If the store "
             f"was made anew on purpose, write {known} into that file"
@@ -65,7 +65,12 @@ def _require_conditions(store: Store) -> None:
     require_conditional_writes(store, MARK)
 
 
-def _read_mark(store: Store) -> str | None:
+def read_mark(store: Store) -> str | None:
+    """Return the mark that a store bears; None where it has none.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+    """
     try:
         return store.read(MARK, limit=_MARK_BYTES).data.decode("ascii", "replace").strip()
     except NotFoundError:
@@ -75,11 +80,11 @@ def _read_mark(store: Store) -> str | None:
 
 def _put_mark(store: Store) -> str:
     # Looked for first: a store that ignores conditions would replace another ledger's mark.
-    if found := _read_mark(store):
+    if found := read_mark(store):
         return found
     mark = secrets.token_hex(16)
     try:
         store.create(MARK, mark.encode())
     except AlreadyExistsError:
-        return _read_mark(store) or mark
+        return read_mark(store) or mark
     return mark

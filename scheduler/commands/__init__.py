@@ -19,6 +19,7 @@ from scheduler.commands.policy import policy
 from scheduler.commands.preflight import preflight
 from scheduler.commands.reading import blobs, status
 from scheduler.commands.rebind import rebind
+from scheduler.commands.rebuild import ledger_group
 from scheduler.commands.reconciliation import reconcile
 from scheduler.commands.retire import retire
 from scheduler.commands.rotation import rotate_kek
@@ -45,7 +46,7 @@ def rewrap(context: click.Context, file: str | None) -> None:
 
 _RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
 _DO = (inventory, plan, start, verify, rotate_kek, seal, undo, sweep, backup, cutover, retire)
-_ASK = (schedule, pause, resume, cancel, pace, retry, rebind)
+_ASK = (schedule, pause, resume, cancel, pace, retry, rebind, ledger_group)
 _SIGN = (approve, approval_key, certificate, certificate_key, certificate_verify)
 _READ = (status, blobs, audit, policy, preflight, config, healthz)
 
