@@ -36,12 +36,15 @@ def logged(entry: Entry) -> Logged:
 def _use(entry: Entry, payload: Entry, time: datetime, operation: Operation) -> LoggedUse:
     who = (payload.get("authenticationInfo") or {}).get("principalEmail", "somebody")
     where = (payload.get("requestMetadata") or {}).get("callerIp", "?")
+    code = (payload.get("status") or {}).get("code", 0)  # google.rpc.Code: 0 is OK
+    if type(code) is not int:  # or it would pass for a refusal, and hide a use
+        raise ValueError("it has a status that is no number")
     name = str(payload["resourceName"]).partition(_VERSIONS)[0]
     return LoggedUse(
         time,
         operation,
         f"gcp-kms://{name}",
-        int(not (payload.get("status") or {}).get("code")),  # google.rpc.Code: 0 is OK
+        int(code == 0),
         request_id=str(entry.get("insertId", "")),  # of the entry: exports overlap
         who=f"{who} at {where}",
     )

@@ -340,6 +340,8 @@ def test_a_row_of_a_workspace_is_the_same_as_a_record(tmp_path: Path) -> None:
         {**google(), "timestamp": "soon"},
         google(methodName=None) | {"protoPayload": {"serviceName": "cloudkms.googleapis.com"}},
         google(status=7),
+        google(status={"code": "0"}),
+        google(status={"code": [1]}),
         google(authenticationInfo="x"),
         {**azure(), "properties": None},
         azure(httpStatusCode="none"),
