@@ -219,7 +219,9 @@ def decrypt(sealed: bytes, identities: Sequence[object]) -> bytes:
         opened: bytes = pyrage.decrypt(sealed, list(identities))
     except pyrage.DecryptError as error:
         raise BackupError(
-            "backup_part_does_not_open", f"it does not open with this identity: {error}"
+            "backup_part_does_not_open",
+            f"it does not open with this identity: {error}",
+            "use the identity of a recipient that the manifest names; its public key stands in it",
         ) from None
     return opened
 
@@ -247,7 +249,7 @@ def read_identities(text: str) -> list[object]:
         raise BackupError(
             "backup_identity_malformed",
             "the file holds no age identity (AGE-SECRET-KEY-1…)",
-            "age-keygen -o backup.key",
+            "look for the file that `rewrap backup-key` or `age-keygen` made: no new one opens it",
         )
     return found
 

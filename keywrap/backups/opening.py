@@ -21,6 +21,14 @@ from keywrap.stores import NotFoundError
 _MANIFEST = re.compile(r"campaign-\d{6,}/manifest-\d{9,}-\d+\.json")
 
 
+_ELSEWHERE = "name the place of the backups: --from URL"
+
+
+def _order(manifest: str) -> list[int]:
+    """Order manifests by campaign, shard and claim; their names do so up to a length only."""
+    return [int(number) for number in re.findall(r"\d+", manifest)]
+
+
 @dataclass(slots=True)
 class Opened:
     """What the check of a backup found.
@@ -86,14 +94,14 @@ class Bundle:
             StoreUnavailableError: the place did not answer.
         """
         if name is None:
-            found = sorted(n for n in vault.store.names() if _MANIFEST.fullmatch(n))
+            found = [n for n in vault.store.names() if _MANIFEST.fullmatch(n)]
             if not found:
-                raise BackupError(
-                    "no_such_backup", f"{vault.place} holds no backup", "rewrap backup list"
-                )
-            name = found[-1]
+                raise BackupError("no_such_backup", f"{vault.place} holds no backup", _ELSEWHERE)
+            name = max(found, key=_order)
         elif not _MANIFEST.fullmatch(name):
-            raise BackupError("no_such_backup", f"{name!r} is no manifest", "rewrap backup list")
+            raise BackupError(
+                "no_such_backup", f"{name!r} is no manifest", "leave out --manifest for the newest"
+            )
         return cls(vault, name)
 
     @property
@@ -113,7 +121,7 @@ class Bundle:
             return self.vault.store.read(self.name).data
         except NotFoundError:
             raise BackupError(
-                "no_such_backup", f"{self.name} is not in {self.vault.place}"
+                "no_such_backup", f"{self.name} is not in {self.vault.place}", _ELSEWHERE
             ) from None
 
     def check(self) -> Opened:

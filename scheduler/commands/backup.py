@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from keywrap.backups.bundle import BackupError, create_identity
+from keywrap.backups.bundle import BackupError, create_identity, read_identities
 from keywrap.backups.opening import Bundle, Opened
 from keywrap.backups.restoring import Restored, Restorer
 from keywrap.backups.vault import Vault
-from keywrap.config import open_keys, open_reader
+from keywrap.config import ConfigError, open_keys, open_reader
 from keywrap.rewrapping import Outcome
-from keywrap.tables.store import StoreConfig, open_store
+from keywrap.stores import StoreUnavailableError
+from keywrap.tables.store import StoreConfig, check_store, open_store
 from keywrap.threads import StoreThreads
 from ledger import backups
 from ledger.approvals import Action
@@ -25,9 +26,10 @@ from scheduler.approving import break_glass
 from scheduler.backing import backs_up
 from scheduler.commands.reading import CAMPAIGN_ID, as_json
 from scheduler.commands.starting import confirm, follow, open_campaign, prefix, wait, yes
-from scheduler.desk import DONE, EXCEPTIONS, USAGE, Desk, DeskError, operator
+from scheduler.desk import DONE, EXCEPTIONS, UNREACHABLE, USAGE, Desk, DeskError, operator
 from scheduler.deskjournal import noting
 from workers.composition import vault_of
+from workers.settings import Settings
 
 _IDENTITY_BYTES = 64 * 1024
 
@@ -203,10 +205,12 @@ def restore(  # noqa: PLR0913 - one for each word of the command line
 
     Example: rewrap backup restore --identity backup.key --from file:///mnt/backups
     """
+    # What cannot be used is told before anybody is asked, a second person too.
     identities = _read(identity)
+    read_identities(identities)
+    settings, restorer = desk.settings, _restorer(desk.settings)
     bundle = Bundle.find(_vault(desk, place), manifest)
-    confirm(lambda: None if as_json else _say(bundle), yes=yes)
-    settings = desk.settings
+    confirm(lambda: None if as_json else _say(bundle, settings, prefix), yes=yes)
     plan = {
         "store": settings.keywrap.store.place,
         "from": bundle.vault.place,
@@ -215,18 +219,12 @@ def restore(  # noqa: PLR0913 - one for each word of the command line
         "prefix": prefix,
     }
     permit = approving.permit(desk, Action.RESTORE, plan, break_glass)
-    pool = StoreThreads(settings.workers.threads)
-    restorer = Restorer(
-        open_reader(settings.keywrap, threads=settings.workers.threads),
-        open_keys(settings.keywrap, os.environ),
-        settings.keywrap.store.legacy_content,
-        pool,
-    )
     total = Restored()
     with noting(desk, bundle.manifest.campaign) as journal:
         restorer = replace(restorer, journal=journal)
         for kept in bundle.parts(identities):
             total.add(restorer.restore([k for k in kept if k.blob_id.startswith(prefix)]))
+    _require_some(total, bundle, prefix)
     if permit.approval is not None:
         with desk.ledger.begin() as connection:
             permit.spend(connection)  # at the end: one that was cut off goes on without asking
@@ -238,16 +236,73 @@ def restore(  # noqa: PLR0913 - one for each word of the command line
     return EXCEPTIONS if total.counts[Outcome.QUARANTINED] or total.counts[Outcome.FAILED] else DONE
 
 
-def _say(bundle: Bundle) -> None:
-    manifest = bundle.manifest
+def _restorer(settings: Settings) -> Restorer:
+    return Restorer(
+        open_reader(settings.keywrap, threads=settings.workers.threads),
+        open_keys(settings.keywrap, os.environ),
+        settings.keywrap.store.legacy_content,
+        StoreThreads(settings.workers.threads),
+    )
+
+
+def _say(bundle: Bundle, settings: Settings, prefix: str) -> None:
+    manifest, place = bundle.manifest, settings.keywrap.store.place
     click.echo(f"restore: {manifest.blobs:,} blobs of {bundle.name}, made {manifest.created_at}")
+    only = f", ids that start with {showing.plain(prefix)!r}" if prefix else ""
+    click.echo(f"  into   {place}{only}")
+    if manifest.store != place:
+        click.echo(f"  NOTE   it was made of another store: {showing.plain(manifest.store)}")
     click.echo("  only where the blob does not open now, and what is restored opens its content")
 
 
+def _require_some(total: Restored, bundle: Bundle, prefix: str) -> None:
+    """See that a restore of some blobs was one of any.
+
+    Raises:
+        DeskError: no blob of the backup starts so.
+    """
+    if prefix and not total.counts.total():
+        raise DeskError(
+            f"none of the {bundle.manifest.blobs:,} blobs of {bundle.name} has an id that starts "
+            f"with {showing.plain(prefix)!r}; nothing was changed",
+            exit_code=USAGE,
+            reason_code="no_such_blobs",
+            next_command="check --prefix, or leave it out for all",
+        )
+
+
 def _vault(desk: Desk, place: str | None) -> Vault:
+    """Open where the backups are.
+
+    Raises:
+        DeskError: what was typed names no place.
+        StoreUnavailableError: it is not there.
+    """
     if place is None:
         return vault_of(desk.settings)
-    return Vault(open_store(StoreConfig(url=place)), place)
+    store = StoreConfig(url=place)
+    try:
+        check_store(store)
+        return Vault(open_store(store), place)
+    except ConfigError as error:
+        raise _bad_place(place, error) from error
+    except StoreUnavailableError as error:
+        raise DeskError(
+            f"--from {showing.plain(place)}: {error}; nothing was changed",
+            exit_code=UNREACHABLE,
+            reason_code=error.reason_code,
+            next_command="see that the place of the backups is there, and --from names it",
+        ) from error
+
+
+def _bad_place(place: str, error: ConfigError) -> DeskError:
+    what = str(error).removeprefix(f"{error.place}: ")
+    return DeskError(
+        f"--from {showing.plain(place)}: {what}; nothing was changed",
+        exit_code=USAGE,
+        reason_code="backup_place_invalid",
+        next_command="--from file:///mnt/backups; one that needs more goes into [backup.store]",
+    )
 
 
 def _read(identity: Path) -> str:

@@ -135,7 +135,7 @@ def confirm(plan: Callable[[], None], *, yes: bool) -> None:
             reason_code="yes_wanted",
             next_command=f"{' '.join(['rewrap', *sys.argv[1:]])} --yes",
         )
-    if not click.confirm("Go ahead?"):
+    if not click.confirm("Go ahead?", err=True):  # stdout may hold one JSON document
         raise DeskError(
             "not confirmed; nothing was changed", exit_code=REFUSED, reason_code="not_confirmed"
         )
