@@ -20,8 +20,7 @@ from ledger import approvals, campaigns
 from ledger.approvals import Action, Approval
 from ledger.campaigns import Request
 from ledger.connection import Connection
-from ledger.states import State
-from scheduler import statements
+from scheduler import awaiting, statements
 from scheduler.desk import REFUSED, UNREACHABLE, USAGE, Desk, DeskError, operator
 from scheduler.deskjournal import noting
 from scheduler.statements import ForgedError, Role
@@ -187,13 +186,7 @@ class Opening:
         campaign_id = campaigns.request(self.connection, request)
         campaign = campaigns.get(self.connection, campaign_id)
         assert campaign is not None  # noqa: S101 - just now it was made
-        campaigns.step(
-            self.connection,
-            campaign_id,
-            State.AWAITING_APPROVAL,
-            reason_code="approval_wanted",
-            reason="a second person must approve exactly this plan",
-        )
+        awaiting.hold(self.connection, campaign_id)
         at = approvals.in_seconds(self.connection, rules.expires_s)
         plan = statements.plan_of(campaign)
         asked = _signed(action, plan, at, who, self.reason, campaign_id)

@@ -30,11 +30,11 @@ def may_begin(connection: Connection, campaign: Campaign, rules: Approvals) -> b
         return True
     found = approvals.of_opening(connection, campaign.id, action)
     if found is None:
-        return _wait(connection, campaign)
+        return hold(connection, campaign.id)
     if why := _flaw(connection, campaign, found, rules):
         return _end(connection, campaign, *why)
     if not _is_decided(found):
-        return _wait(connection, campaign)
+        return hold(connection, campaign.id)
     if not approvals.use(connection, found):
         return _end(connection, campaign, "approval_used", "its approval was used before")
     if found.reason:
@@ -72,10 +72,11 @@ def _flaw(
     return None
 
 
-def _wait(connection: Connection, campaign: Campaign) -> bool:
+def hold(connection: Connection, campaign_id: int) -> bool:
+    """Let a campaign that is planned wait for a second person; return that it may not begin."""
     campaigns.step(
         connection,
-        campaign.id,
+        campaign_id,
         State.AWAITING_APPROVAL,
         reason_code="approval_wanted",
         reason="a second person must approve exactly this plan",

@@ -218,7 +218,7 @@ class Retiring:
             NeededError: some do, or cannot be told.
         """
         campaign_id = store_scan.scan(self.desk, self.until_over, self._again)
-        closed = {self.version, *self.closes(), *self._closing()}
+        closed = self._closed()
         with self.desk.ledger.begin() as connection:
             lines = findings.census(connection, campaign_id)
             if self.is_whole:
@@ -227,11 +227,12 @@ class Retiring:
             named = retirements.needing(connection, campaign_id, sorted(closed, key=str), _NAMED)
         self._judge(lines, closed, named)
 
-    def _closing(self) -> set[KeyVersion]:
-        """Return what closes with it, as it was when the retirement began."""
+    def _closed(self) -> set[KeyVersion]:
+        """Return it with what closes with it, now and as it was when the retirement began."""
         with self.desk.ledger.begin() as connection:
             known = retirements.newest(connection, self.version)
-        return {KeyVersion.parse(key_id) for key_id in known.closes} if known else set()
+        began = {KeyVersion.parse(key_id) for key_id in known.closes} if known else set()
+        return {self.version, *self.closes(), *began}
 
     def _judge(
         self, lines: Sequence[CensusLine], closed: set[KeyVersion], named: Sequence[str]
@@ -254,11 +255,11 @@ class Retiring:
             "version_needed", f"{which}: {shown}", move if live else strip if previous else look
         )
 
-    def _needs(self, version: KeyVersion) -> bool:
-        """Whether a wrap under a KEK version opens with nothing afterwards."""
+    def _needs(self) -> Callable[[KeyVersion], bool]:
+        """Return what tells whether a wrap under a KEK version opens with nothing afterwards."""
         if self.is_whole:
-            return version.key == self.version.key
-        return version in {self.version, *self.closes(), *self._closing()}
+            return lambda version: version.key == self.version.key
+        return self._closed().__contains__  # asked once: there may be millions of wraps
 
     def _require_acceptance(self, retirement: Retirement) -> None:
         """See that whoever retires it accepts what is left without a key, and has a new backup.
@@ -286,7 +287,7 @@ class Retiring:
 
     def _look_back(self) -> OldWraps:
         try:
-            return self.look_back(self.desk, self._needs)
+            return self.look_back(self.desk, self._needs())
         except StoreUnavailableError as error:
             if not self.accepted:
                 raise NeededError(

@@ -67,6 +67,9 @@ _LEASE_S = 0.05
 _GOOD_FOR_S = 0.25
 """What is not used by then is forgotten: it would come as a burst."""
 
+_BATCH_S = 2.0
+"""What is read at once waits about so long for its turn."""
+
 _MOST_WAIT_S = 0.5
 _AGAIN_S = 1.0
 _CONNECT_S = 0.5
@@ -122,7 +125,7 @@ class Bucket:
     ) -> None:
         self.ceiling = ceiling
         self._lend = lend
-        self._name = name
+        self.name = name
         self._clock = clock
         self._lock = threading.Lock()
         self._stock = 0
@@ -173,20 +176,20 @@ class Bucket:
         """Borrow tokens; -1 where Redis is away."""
         try:
             granted, wait_s, self._rate, self._processes = self._lend(
-                self._name, self.ceiling, want, cut=cut
+                self.name, self.ceiling, want, cut=cut
             )
         except (RedisError, OSError) as error:
             if self._alone_at is None:
                 logger.warning(
                     "pace of %s: Redis is away (%s); this process goes on with its own share",
-                    self._name,
+                    self.name,
                     type(error).__name__,
                 )
                 self._alone_at = self._clock()
             self._away_until = self._clock() + _AGAIN_S
             return -1, 0.0
         if self._alone_at is not None:
-            logger.info("pace of %s: Redis is back", self._name)
+            logger.info("pace of %s: Redis is back", self.name)
             self._alone_at = None
         return granted, wait_s
 
@@ -236,7 +239,7 @@ class Pacing:
         if max_rate is None:
             self._campaign = None
         elif self._campaign is None or (name, max_rate) != (
-            self._campaign._name,  # noqa: SLF001 - of the same file
+            self._campaign.name,
             self._campaign.ceiling,
         ):
             self._campaign = Bucket(self._lend, name, max_rate)
@@ -245,9 +248,6 @@ class Pacing:
         """Return how many blobs to read at once: what is read is not to wait long for its turn."""
         buckets = [*self._of_keys.values(), *([self._campaign] if self._campaign else [])]
         return min([most, *(bucket.lasts(_BATCH_S) for bucket in buckets)])
-
-
-_BATCH_S = 2.0
 
 
 class _KeyPacer:

@@ -10,9 +10,12 @@ from ledger.states import Kind
 from scheduler import showing
 from scheduler.approving import break_glass
 from scheduler.backing import backs_up
+from scheduler.commands.following import Followed
 from scheduler.commands.reading import CAMPAIGN_ID
 from scheduler.commands.starting import confirm, follow, open_campaign, wait, yes
-from scheduler.desk import DONE, REFUSED, USAGE, Desk, DeskError, operator
+from scheduler.desk import DONE, REFUSED, Desk, DeskError, operator
+
+_LEAVING = Followed({Kind.REENCRYPT}, "old contents", "nothing_to_sweep", "nothing was removed")
 
 
 @click.command()
@@ -30,7 +33,7 @@ def sweep(desk: Desk, campaign: int, *, break_glass: str, yes: bool, wait: bool)
 
     Example: rewrap sweep 7 --wait
     """
-    followed = _finished(desk, campaign)
+    followed = _LEAVING.require(desk, campaign, f"rewrap status {campaign} --watch")
     _require_allowed(desk, followed)
     _require_grace(desk, followed)
     request = Request(
@@ -59,31 +62,6 @@ def _say(desk: Desk, followed: Campaign) -> None:
         "         and none may be left that reads contents without their sidecars",
     ):
         click.echo(line)
-
-
-def _finished(desk: Desk, campaign_id: int) -> Campaign:
-    """Return a re-encryption that is finished.
-
-    Raises:
-        DeskError: it is none such.
-    """
-    followed = desk.campaign(campaign_id)
-    if followed.kind is not Kind.REENCRYPT:
-        raise DeskError(
-            f"campaign {campaign_id} is of kind {followed.kind}: it has left no old contents; "
-            "nothing was removed",
-            exit_code=USAGE,
-            reason_code="nothing_to_sweep",
-            next_command="rewrap status",
-        )
-    if not followed.is_finished:
-        raise DeskError(
-            f"campaign {campaign_id} is {followed.state}; nothing was removed",
-            exit_code=REFUSED,
-            reason_code="campaign_open",
-            next_command=f"rewrap status {campaign_id} --watch",
-        )
-    return followed
 
 
 def _require_allowed(desk: Desk, followed: Campaign) -> None:

@@ -7,9 +7,10 @@ from ledger.campaigns import Campaign, Request
 from ledger.states import KEEPING, Kind
 from scheduler.approving import break_glass
 from scheduler.backing import backs_up
+from scheduler.commands.following import Followed
 from scheduler.commands.reading import CAMPAIGN_ID
 from scheduler.commands.starting import confirm, follow, open_campaign, wait, yes
-from scheduler.desk import DONE, REFUSED, USAGE, Desk, DeskError, operator
+from scheduler.desk import DONE, REFUSED, Desk, DeskError, operator
 from scheduler.publishing import press_of
 
 _campaign = click.argument("campaign", type=CAMPAIGN_ID)
@@ -72,29 +73,12 @@ def _say(lines: tuple[str, ...], followed: Campaign) -> None:
         click.echo(line.format(id=followed.id, target=followed.target))
 
 
-def _finished(desk: Desk, campaign_id: int, wish: str) -> Campaign:
-    """Return a campaign that has made new wraps and is finished.
+_KEEPING = Followed(KEEPING, "old wraps", "nothing_to_unwind", "nothing was changed")
 
-    Raises:
-        DeskError: it is none such.
-    """
-    followed = desk.campaign(campaign_id)
-    if followed.kind not in KEEPING or followed.target is None:
-        raise DeskError(
-            f"campaign {campaign_id} is of kind {followed.kind}: it has left no old wraps; nothing "
-            "was changed",
-            exit_code=USAGE,
-            reason_code="nothing_to_unwind",
-            next_command="rewrap status",
-        )
-    if not followed.is_finished:
-        raise DeskError(
-            f"campaign {campaign_id} is {followed.state}; nothing was changed",
-            exit_code=REFUSED,
-            reason_code="campaign_open",
-            next_command=f"rewrap cancel {campaign_id}, then: rewrap {wish} {campaign_id}",
-        )
-    return followed
+
+def _finished(desk: Desk, campaign_id: int, wish: str) -> Campaign:
+    cancel = f"rewrap cancel {campaign_id}, then: rewrap {wish} {campaign_id}"
+    return _KEEPING.require(desk, campaign_id, cancel)
 
 
 def _require_no_cutover(desk: Desk, followed: Campaign) -> None:

@@ -130,7 +130,10 @@ def test_a_key_service_that_is_away_is_asked_again_and_said_once(
         assert schedules.add(connection, new)
         assert not schedules.add(connection, new), "there is one of that name"
 
-    def away(_key: str | None) -> Any:
+    asked = []
+
+    def away(key: str | None) -> Any:
+        asked.append(key)
         raise UnavailableError("it does not answer")
 
     monkeypatch.setattr(keeper._desk, "kek", away, raising=False)
@@ -140,7 +143,8 @@ def test_a_key_service_that_is_away_is_asked_again_and_said_once(
     assert caplog.text.count("it does not answer") == 1
     (one,) = listed(desk)
     assert one["reason_code"] == "kms_unavailable"
-    assert keeper.look() == 0, "not before a minute is over"
+    assert keeper.look() == 0
+    assert len(asked) == 2, "not before a minute is over"
     monkeypatch.setattr(keeper._desk, "kek", lambda _key: yard.world.kek)
     let_it_be_due(ledger, seconds=1)
     assert keeper.look() == 1
