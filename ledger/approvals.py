@@ -121,10 +121,14 @@ def get(connection: Connection, approval_id: int) -> Approval | None:
 
 
 def newest(connection: Connection, action: Action, plan: str) -> Approval | None:
-    """Return the newest approval of exactly this plan that is neither used nor expired."""
+    """Return the newest request of exactly this plan that is neither used nor expired.
+
+    A broken glass is none: what it was broken for may have been cut off, and is asked for anew.
+    """
     return _one(
         connection,
-        "action = :action AND plan = :plan AND used_at IS NULL AND expires_at > clock_timestamp()",
+        "action = :action AND plan = :plan AND reason = '' AND used_at IS NULL"
+        " AND expires_at > clock_timestamp()",
         action=action,
         plan=plan,
     )

@@ -5,15 +5,21 @@ from datetime import datetime
 from typing import Any
 
 from ledger.campaigns import Campaign
+from ledger.states import Kind
 from workers.windows import ALWAYS, Calendar, Windows
 
 _AMPLE = 1.25
 """How much faster than needed it must be to be green."""
 
 
+_AWAITED = frozenset({Kind.INVENTORY, Kind.PLAN, Kind.VERIFY, Kind.UNDO})
+"""Kinds that a person or a gate waits for, or that mend: the configured window holds none up."""
+
+
 def of(campaign: Campaign, windows: Windows) -> Calendar:
-    """Return when a campaign may run: an urgent one always."""
-    return ALWAYS if campaign.urgent else windows.calendar(campaign.run_window)
+    """Return when a campaign may run: an urgent one always, as one that somebody waits for."""
+    is_awaited = campaign.kind in _AWAITED and not campaign.run_window
+    return ALWAYS if campaign.urgent or is_awaited else windows.calendar(campaign.run_window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,6 +338,19 @@ def test_a_deed_at_the_desk_is_refused_until_approved_and_then_good_for_once(
     assert refused.value.reason_code == "approval_wanted"
 
 
+def test_after_a_broken_glass_that_led_to_nothing_a_second_person_can_still_approve(
+    office: Office,
+) -> None:
+    plan = {"store": "s"}
+    approving.permit(office.desk, Action.RESTORE, plan, "an emergency")  # and then cut off
+    with pytest.raises(DeskError) as refused:
+        approving.permit(office.desk, Action.RESTORE, plan, "")
+    assert refused.value.reason_code == "approval_wanted"
+    office.approves("bob")
+    office.sits("alice")
+    assert approving.permit(office.desk, Action.RESTORE, plan, "").approval is not None
+
+
 def test_quarantined_blobs_are_taken_up_again_by_two_people_only(office: Office) -> None:
     office.yard.world.edit(office.yard.plant(3, ("wrapped",))[0], wrapped_dek="AAAA")
     campaign = office.yard.start(Kind.MIGRATE)

@@ -78,12 +78,29 @@ def test_an_urgent_campaign_ignores_windows_and_blackouts_and_has_a_queue_of_its
     yard.windows = Windows(NIGHT, ("2026-12-01T00:00/2026-12-02T00:00 UTC",))
     yard.plant(3)
     at(monkeypatch, NOON)
-    other = yard.start(Kind.INVENTORY)
+    other = yard.start(Kind.INVENTORY, run_window=NIGHT)
     campaign = yard.start(Kind.MIGRATE, urgent=True)
     assert yard.run(campaign).state is State.COMPLETE
     assert {offer.queue for offer in yard.sent} == {queues.urgent(QUEUE)}
     assert yard.desk.get(other).state is State.INVENTORY
     assert seen(yard, other).wait.reason_code == "outside_window"
+
+
+def test_what_somebody_waits_for_and_a_rollback_are_held_up_by_no_configured_window(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = yard.plant(3, ("wrapped",))
+    migrated = yard.start(Kind.MIGRATE)
+    assert yard.run(migrated).state is State.COMPLETE
+    yard.windows = Windows(NIGHT, ("2026-12-01T00:00/2026-12-02T00:00 UTC",))
+    at(monkeypatch, NOON)
+    undo = yard.start(Kind.UNDO, follows=migrated, target=yard.world.target)
+    for campaign in (undo, yard.start(Kind.INVENTORY), yard.start(Kind.VERIFY)):
+        assert yard.run(campaign).state is State.COMPLETE
+    assert yard.counts(undo) == only(Outcome.REWRAPPED, len(ids))
+    sealing = yard.start(Kind.ROTATE)
+    yard.tick(5)
+    assert seen(yard, sealing).wait.reason_code == "outside_window"
 
 
 def test_urgent_campaigns_are_handed_out_first(yard: Yard) -> None:
