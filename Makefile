@@ -7,6 +7,8 @@ PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && 
 UV ?= $(firstword $(wildcard $(VENV)/bin/uv) uv)
 DEMO_ARGS ?=
 TEST_ARGS ?=
+# Most tests wait for processes of ours: one more at once than there are cores keeps these busy.
+TEST_PROCESSES ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
 BENCH_ARGS ?=
 LOCK_ARGS ?=
 
@@ -27,7 +29,8 @@ demo: venv ## the whole story on embedded services (DEMO_ARGS="--blobs 1000")
 	'$(VENV)/bin/rewrap' demo $(DEMO_ARGS)
 
 test: lint ## lint, then all tests (TEST_ARGS="-k name")
-	cd '$(ROOT)' && '$(PY)' -m pytest $(TEST_ARGS) </dev/null
+	cd '$(ROOT)' && '$(PY)' -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile \
+		--no-loadscope-reorder $(TEST_ARGS) </dev/null
 
 lint: venv ## style, types, and which room may import which
 	cd '$(ROOT)' && '$(VENV)/bin/ruff' check .

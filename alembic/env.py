@@ -6,7 +6,7 @@ from alembic import context
 
 from ledger.tables import metadata
 
-_PARTITION = re.compile(r"(inventory|outcome)_\d+")
+_PARTITION = re.compile(r"(inventory|outcome)_\d+|listed_[0-9a-f]{32}")
 
 
 def _is_schema(_object, name, kind, _reflected, _compared):

@@ -1,5 +1,6 @@
 """The three sides: the naive way, ours, and the floor below which no design can go."""
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -109,7 +110,10 @@ class Ours:
 
     name = "ours"
 
-    def __init__(self, stage: Stage, ledger: Ledger) -> None:
+    def __init__(
+        self, stage: Stage, ledger: Ledger, workers: Sequence["subprocess.Popen[bytes]"]
+    ) -> None:
+        self.workers = workers
         self._stage = stage
         self._ledger = ledger
 
@@ -120,10 +124,11 @@ class Ours:
         ledger = Ledger(stage.environment["REWRAP_LEDGER_URL"])
         with ExitStack() as processes:
             processes.enter_context(stage.process("scheduler", "scheduler", "scheduler"))
+            workers = []
             for n in range(1, WORKERS + 1):
                 command = ("scheduler", "worker", "--processes", "1", "--name", f"worker-{n}")
-                processes.enter_context(stage.process(f"worker-{n}", *command))
-            ours = cls(stage, ledger)
+                workers.append(processes.enter_context(stage.process(f"worker-{n}", *command)))
+            ours = cls(stage, ledger, workers)
             _await(ours._migrated, 1, lambda _: None, lambda: stage.log_of("scheduler"))
             yield ours
         ledger.close()

@@ -7,9 +7,9 @@ store of one page costs one request, a flat bucket is read in its order.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from keywrap.stores import StoreUnavailableError
@@ -27,12 +27,14 @@ class Page:
         folders: what keys have in common up to the next `/`, where that was asked for.
         truncated: whether there is more.
         markers: those of the keys that stand for a folder and are no object of anybody's.
+        tags: the version tag of each key, where the answer has them.
     """
 
     keys: Sequence[str]
     folders: Sequence[str]
     truncated: bool
     markers: Collection[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 ListPage = Callable[[str, str, bool], Page]
@@ -77,6 +79,23 @@ def list_keys(list_page: ListPage, prefix: str, threads: int) -> Iterator[str]:
                 yield from (key for key in step.found(page) if key not in page.markers)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def list_tagged(list_page: ListPage, prefix: str, threads: int) -> Iterator[tuple[str, str]]:
+    """Yield what `list_keys` does, each with its version tag; "" where no answer had one.
+
+    A page that reaches beyond its range brings keys twice: the tag that is yielded is of one of
+    the two answers.
+    """
+    tags: dict[str, str] = {}
+
+    def noting(prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001 - a ListPage
+        page = list_page(prefix, after, by_folder)
+        tags.update(page.tags)
+        return page
+
+    for key in list_keys(noting, prefix, threads):
+        yield key, tags.pop(key, "")
 
 
 def _require_order(page: Page, after: str) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import tenacity
 
 from keywrap.layout import MAX_BLOB_ID_BYTES, RESERVED
-from keywrap.objectbucket import Bucket, Operation, VersionedBucket
+from keywrap.objectbucket import Bucket, Operation, TaggedBucket, VersionedBucket
 from keywrap.objectmarks import StoredObject, marks_of
 from keywrap.objectreplies import Kind, Reply, reply_of
 from keywrap.objectwrites import Write
@@ -226,12 +226,21 @@ class ObjectStore:
         corner is yielded only where the prefix lies in it.
         """
         _require_first_process()
-        skip = len(self._prefix)
-        hide_own = not prefix.startswith(RESERVED)
         for key in self._bucket.keys(self._prefix + prefix):
-            name = key[skip:]
-            if not (hide_own and name.startswith(RESERVED)):
+            name = key[len(self._prefix) :]
+            if _is_listed(name, prefix):
                 yield name
+
+    def tagged(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Yield names and version tags; see `keywrap.stores.TaggedStore`."""
+        if not isinstance(self._bucket, TaggedBucket):
+            yield from ((name, "") for name in self.names(prefix))
+            return
+        _require_first_process()
+        for key, tag in self._bucket.tagged(self._prefix + prefix):
+            name = key[len(self._prefix) :]
+            if _is_listed(name, prefix):
+                yield name, tag
 
     def old_versions(
         self, wanted: Callable[[str], bool], limit: int
@@ -370,6 +379,11 @@ class ObjectStore:
             what = "ETag" if self._tag == "e_tag" else "generation"
             raise StoreUnavailableError(f"{name!r}: the store answered with no {what}", name=name)
         return tag
+
+
+def _is_listed(name: str, prefix: str) -> bool:
+    # The store's own corner only to who asks for it.
+    return prefix.startswith(RESERVED) or not name.startswith(RESERVED)
 
 
 def _require_first_process() -> None:

@@ -53,14 +53,21 @@ def upload(client: "ObstoreStore", key: str, chunks: Iterable[bytes]) -> None:
     """
     if _is_there(client, key):
         raise AlreadyExistsError(f"{key!r} is there already", name=key)
-    obstore.put(
-        client,
-        key,
-        _counted(key, chunks),
-        use_multipart=True,
-        chunk_size=PART_BYTES,
-        max_concurrency=PARTS_AT_ONCE,
-    )
+    taken = _Taken(key, chunks)
+    try:
+        obstore.put(
+            client,
+            key,
+            iter(taken),
+            use_multipart=True,
+            chunk_size=PART_BYTES,
+            max_concurrency=PARTS_AT_ONCE,
+        )
+    except obstore.exceptions.BaseError as error:
+        # The store may refuse to end the upload, too: why it is ended matters more.
+        if taken.broke is not None:
+            raise taken.broke from error
+        raise
 
 
 def _is_there(client: "ObstoreStore", key: str) -> bool:
@@ -71,14 +78,33 @@ def _is_there(client: "ObstoreStore", key: str) -> bool:
     return True
 
 
-def _counted(key: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
-    size = 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > MAX_UPLOAD_BYTES:
-            raise TooLargeError(
-                f"{key!r} has more than the {MAX_UPLOAD_BYTES} bytes that one upload takes; "
-                "nothing of it is in the store",
-                name=key,
-            )
-        yield chunk
+class _Taken:
+    """The pieces of an object, counted.
+
+    Attributes:
+        broke: what taking them raised.
+    """
+
+    def __init__(self, key: str, chunks: Iterable[bytes]) -> None:
+        self.broke: Exception | None = None
+        self._key = key
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._counted()
+        except Exception as error:
+            self.broke = error
+            raise
+
+    def _counted(self) -> Iterator[bytes]:
+        size = 0
+        for chunk in self._chunks:
+            size += len(chunk)
+            if size > MAX_UPLOAD_BYTES:
+                raise TooLargeError(
+                    f"{self._key!r} has more than the {MAX_UPLOAD_BYTES} bytes that one upload "
+                    "takes; nothing of it is in the store",
+                    name=self._key,
+                )
+            yield chunk

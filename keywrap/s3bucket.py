@@ -16,7 +16,7 @@ import tenacity
 
 from keywrap.endpoints import CONNECT_TIMEOUT_S
 from keywrap.objectbucket import Operation
-from keywrap.objectlisting import Page, list_keys
+from keywrap.objectlisting import Page, list_keys, list_tagged
 from keywrap.objectreplies import Kind, Reply, kind_of
 from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S
 from keywrap.stores import StoreUnavailableError
@@ -33,6 +33,7 @@ except ImportError as error:
 
 _CODE = re.compile(rb"<Code>([\w.]+)</Code>")
 NAMESPACE = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+_ETAGS = f"{NAMESPACE}Contents/{NAMESPACE}ETag"
 
 _PERMISSIONS: dict[Operation, str] = {
     "read": "s3:GetObject on its objects and s3:ListBucket on the bucket",
@@ -116,6 +117,10 @@ class S3Bucket:
         """Yield every key that starts with `prefix`; see `keywrap.objectlisting.list_keys`."""
         return list_keys(self.page, prefix, LISTING_THREADS)
 
+    def tagged(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield keys and ETags; see `keywrap.objectbucket.TaggedBucket`."""
+        return list_tagged(self.page, prefix, LISTING_THREADS)
+
     def page(self, prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001
         """List a page of up to 1,000 keys and folders that come after a key.
 
@@ -137,7 +142,10 @@ class S3Bucket:
         # What consoles make for a folder: no bytes, and a slash at the end (S3 user guide,
         # "Organizing objects by using folders").
         markers = {k for k, size in zip(keys, sizes, strict=False) if size == "0" and k[-1:] == "/"}
-        return Page(keys, folders, truncated, markers)
+        # API reference of Amazon S3, "Object": only a listing that names one for each key counts.
+        tags = [found.text or "" for found in answer.iterfind(_ETAGS)]
+        known = dict(zip(keys, tags, strict=True)) if len(tags) == len(keys) else {}
+        return Page(keys, folders, truncated, markers, known)
 
     def remove(self, key: str, tag: str) -> Reply | None:
         """Delete a key that has this ETag; see `keywrap.objectbucket.Bucket.remove`.

@@ -233,3 +233,15 @@ class VersionedStore(Protocol):
             VersionsUnseenError: whether there are any cannot be told.
             StoreUnavailableError: the store did not answer, or refuses; the message says why.
         """
+
+
+@runtime_checkable
+class TaggedStore(Protocol):
+    """A store whose listing says the version tag of each object, so that none is read for it."""
+
+    def tagged(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Yield what `Store.names` does, and the tag as a read returns it; "" where it is not said.
+
+        Raises:
+            StoreUnavailableError: the store stopped answering; what was yielded is incomplete.
+        """

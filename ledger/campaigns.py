@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Prove, Selection, selects
-from ledger import retirements
+from ledger import partitions, retirements
 from ledger.states import (
     FINISHED,
     MOVING,
@@ -68,6 +68,10 @@ class Request:
         finish_by: when it is to be finished; None where nobody waits for it.
         urgent: whether it ignores windows and goes before every other.
         max_rate: the most requests a second to key services, of all workers; None: no such limit.
+        list_id: the list of blobs that an inventory looks at (`ledger.listed`); None: it lists the
+            store.
+        is_incremental: whether it takes what an earlier inventory found of a sidecar whose version
+            tag is the same.
     """
 
     kind: Kind
@@ -86,6 +90,8 @@ class Request:
     finish_by: datetime | None = None
     urgent: bool = False
     max_rate: float | None = None
+    list_id: UUID | None = None
+    is_incremental: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,8 @@ class Campaign:
     finish_by: datetime | None = None
     urgent: bool = False
     max_rate: float | None = None
+    list_id: UUID | None = None
+    is_incremental: bool = False
     nonce: UUID = field(default_factory=uuid4, repr=False)
 
     @property
@@ -156,7 +164,7 @@ COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
     "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
     "plan_of, follows, backs_up, escrow, nonce, run_window, finish_by, urgent, "
-    "max_rate"
+    "max_rate, list_id, is_incremental"
 )
 
 
@@ -189,10 +197,12 @@ def request(connection: Connection, asked: Request) -> int:
             text(
                 "INSERT INTO campaign"
                 " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by,"
-                " plan_of, follows, backs_up, escrow, run_window, finish_by, urgent, max_rate)"
+                " plan_of, follows, backs_up, escrow, run_window, finish_by, urgent, max_rate,"
+                " list_id, is_incremental)"
                 " VALUES"
                 " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan,"
-                " :follows, :backs_up, :escrow, :run_window, :finish_by, :urgent, :max_rate)"
+                " :follows, :backs_up, :escrow, :run_window, :finish_by, :urgent, :max_rate,"
+                " :list_id, :is_incremental)"
                 " RETURNING id"
             ),
             {
@@ -212,11 +222,13 @@ def request(connection: Connection, asked: Request) -> int:
                 "finish_by": asked.finish_by,
                 "urgent": asked.urgent,
                 "max_rate": asked.max_rate,
+                "list_id": asked.list_id,
+                "is_incremental": asked.is_incremental,
             },
         ).scalar_one()
     )
     for table in ("inventory", "outcome"):
-        _add_partition(connection, table, campaign_id)
+        partitions.add(connection, table, campaign_id)
     return campaign_id
 
 
@@ -271,17 +283,6 @@ def refuse_overlap(connection: Connection, prefix: str) -> None:
             f"campaign {other.id} ({other.kind}) is open and moves some of the same blobs",
             f"rewrap status {other.id}",
         )
-
-
-def _add_partition(connection: Connection, table: str, campaign_id: int) -> None:
-    # Created apart and attached, since creating it in place would lock out every other campaign.
-    name = f"{table}_{campaign_id:d}"
-    connection.execute(
-        text(f"CREATE TABLE {name} (LIKE {table} INCLUDING CONSTRAINTS INCLUDING INDEXES)")
-    )
-    connection.execute(
-        text(f"ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES IN ({campaign_id:d})")
-    )
 
 
 def get(connection: Connection, campaign_id: int) -> Campaign | None:

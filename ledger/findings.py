@@ -1,9 +1,10 @@
 """What scans of the store found: the inventory, its census, and stragglers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, Row, RowMapping, text
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Outcome
@@ -29,6 +30,7 @@ class Finding:
         generation: what names its content where that is not its own name; not recorded.
         leftovers: the generations of contents that its sidecar does not name, "" for the blob's
             own name; recorded where a campaign removes such.
+        tag: a digest of the sidecar's version tag; None where the store's listing has none.
     """
 
     blob_id: str
@@ -38,6 +40,7 @@ class Finding:
     wrap_bytes: int | None = None
     generation: str | None = None
     leftovers: tuple[str, ...] = ()
+    tag: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,13 @@ def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence
         text(
             "INSERT INTO inventory"
             " (campaign_id, shard_no, blob_id, key_version_id, previous_id, problem, wrap_bytes,"
-            "  leftovers)"
+            "  leftovers, tag)"
             " SELECT :campaign, :no, u.blob, u.version, u.previous, u.problem, u.size,"
-            "  string_to_array(u.leftovers, ',')"
+            "  string_to_array(u.leftovers, ','), u.tag"
             " FROM unnest(CAST(:blobs AS text[]),"
             " CAST(:versions AS int[]), CAST(:previous AS int[]), CAST(:problems AS text[]),"
-            " CAST(:sizes AS smallint[]), CAST(:leftovers AS text[]))"
-            " AS u(blob, version, previous, problem, size, leftovers)"
+            " CAST(:sizes AS smallint[]), CAST(:leftovers AS text[]), CAST(:tags AS bigint[]))"
+            " AS u(blob, version, previous, problem, size, leftovers, tag)"
         ),
         {
             "campaign": campaign_id,
@@ -89,6 +92,7 @@ def add(connection: Connection, campaign_id: int, shard_no: int, found: Sequence
             "sizes": [f.wrap_bytes for f in found],
             # Arrays of unequal lengths cannot be unnested; a generation has no comma.
             "leftovers": [_joined(f.leftovers) for f in found],
+            "tags": [f.tag for f in found],
         },
     )
 
@@ -329,23 +333,45 @@ def _line(row: RowMapping) -> CensusLine:
     return CensusLine(**{**row, "wrap_bytes": dict(sorted(sizes.items()))})
 
 
+_FOUND = (
+    "SELECT i.blob_id, k.key, k.version, i.problem, i.wrap_bytes, p.key AS previous_key,"
+    " p.version AS previous_version, i.tag FROM inventory i"
+    " LEFT JOIN key_version k ON k.id = i.key_version_id"
+    " LEFT JOIN key_version p ON p.id = i.previous_id WHERE i.campaign_id = :campaign"
+)
+
+
 def listing(connection: Connection, campaign_id: int) -> Iterator[Finding]:
     """Yield a campaign's inventory in the order of blob ids, streamed."""
     rows = connection.execution_options(stream_results=True, yield_per=2000).execute(
-        text(
-            "SELECT i.blob_id, k.key, k.version, i.problem, i.wrap_bytes, p.key AS previous_key,"
-            " p.version AS previous_version FROM inventory i"
-            " LEFT JOIN key_version k ON k.id = i.key_version_id"
-            " LEFT JOIN key_version p ON p.id = i.previous_id"
-            " WHERE i.campaign_id = :campaign ORDER BY i.blob_id"
-        ),
-        {"campaign": campaign_id},
+        text(f"{_FOUND} ORDER BY i.blob_id"), {"campaign": campaign_id}
     )
-    for row in rows:
-        yield Finding(
-            row.blob_id,
-            KeyVersion(row.key, row.version) if row.key else None,
-            KeyVersion(row.previous_key, row.previous_version) if row.previous_key else None,
-            row.problem,
-            row.wrap_bytes,
-        )
+    return map(_finding, rows)
+
+
+def unchanged(
+    connection: Connection, campaign_id: int, tags: Mapping[str, int]
+) -> dict[str, Finding]:
+    """Return what an earlier inventory found of blobs whose sidecar is the same by its tag.
+
+    Args:
+        connection: the transaction.
+        campaign_id: the earlier inventory.
+        tags: the digest of the tag that each blob's sidecar has now.
+    """
+    rows = connection.execute(
+        text(f"{_FOUND} AND i.blob_id = ANY(:ids) AND i.problem IS NULL"),
+        {"campaign": campaign_id, "ids": list(tags)},
+    )
+    return {row.blob_id: _finding(row) for row in rows if row.tag == tags[row.blob_id]}
+
+
+def _finding(row: Row[Any]) -> Finding:
+    return Finding(
+        row.blob_id,
+        KeyVersion(row.key, row.version) if row.key else None,
+        KeyVersion(row.previous_key, row.previous_version) if row.previous_key else None,
+        row.problem,
+        row.wrap_bytes,
+        tag=row.tag,
+    )

@@ -22,6 +22,21 @@ def newest_finished(
     return [of_row(row) for row in rows]
 
 
+def newest_inventory(connection: Connection, store: str, prefix: str) -> int | None:
+    """Return the newest finished inventory of a store in which all blobs of a prefix are.
+
+    One that was given a list counts as well: a blob that it has not seen is looked at anew.
+    """
+    found: int | None = connection.scalar(
+        text(
+            "SELECT id FROM campaign WHERE kind = 'inventory' AND state = 'complete'"
+            " AND store = :store AND starts_with(:prefix, prefix) ORDER BY id DESC LIMIT 1"
+        ),
+        {"store": store, "prefix": prefix},
+    )
+    return found
+
+
 def is_unwound(connection: Connection, campaign_id: int) -> bool:
     """Whether a campaign's wraps were sealed or undone since, all of them."""
     return bool(

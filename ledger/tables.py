@@ -78,6 +78,9 @@ campaign = Table(
     Column("finish_by", DateTime(timezone=True)),
     Column("urgent", Boolean, nullable=False, server_default=text("false")),
     Column("max_rate", Float),  # requests a second to key services
+    Column("list_id", Uuid),  # the list of blobs that it was given instead of a listing
+    # Whether it takes what an earlier one found of a sidecar whose version tag is the same.
+    Column("is_incremental", Boolean, nullable=False, server_default=text("false")),
     Column("requested_by", Text, nullable=False),
     _now(),
     Column("started_at", DateTime(timezone=True)),
@@ -126,6 +129,13 @@ shard = Table(
         " + ".join(o.value for o in Outcome) + " <= total OR kind <> 'rewrap'", name="balance"
     ),
     Index(None, "campaign_id", "state"),
+    Index(
+        "shard_waiting_idx",
+        "campaign_id",
+        "queue",
+        "id",
+        postgresql_where=text("state = 'waiting'"),
+    ),
 )
 
 key_version = Table(
@@ -151,6 +161,7 @@ inventory = Table(
     Column("wrap_bytes", SmallInteger),  # length of the wrap under a key of the environment
     # The generations of contents that its sidecar does not name; "" for the blob's own name.
     Column("leftovers", ARRAY(Text)),
+    Column("tag", BigInteger),  # digest of the sidecar's version tag, where it was recorded
     Index(None, "campaign_id", "shard_no"),
     postgresql_partition_by="LIST (campaign_id)",
 )
@@ -170,7 +181,24 @@ outcome = Table(
     ),
     Column("reason_code", Text),
     Column("detail", Text),
+    Index(
+        "outcome_exception_idx",
+        "campaign_id",
+        "outcome",
+        "reason_code",
+        postgresql_where=text("outcome IN ('quarantined', 'failed', 'conflict')"),
+    ),
     postgresql_partition_by="LIST (campaign_id)",
+)
+
+# The blobs that an inventory is given: one partition a list, dropped when they are looked at.
+listed = Table(
+    "listed",
+    metadata,
+    Column("list_id", Uuid, primary_key=True),
+    Column("slot", SmallInteger, primary_key=True, autoincrement=False),  # see `ledger.listed`
+    Column("blob_id", Text(collation="C"), primary_key=True),
+    postgresql_partition_by="LIST (list_id)",
 )
 
 # The blobs that a verify shard opens, where they are a sample and not the shard's own inventory.

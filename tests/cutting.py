@@ -61,7 +61,7 @@ class CuttingProxy:
                     more = near.recv(65536)
                     far.sendall(more)
                     request += more
-                answer = _answer(far)
+                answer = _answer(far, has_body=not request.startswith(b"HEAD "))
                 if loses:
                     return
                 near.sendall(answer)
@@ -84,9 +84,9 @@ def _is_whole(message: bytes) -> bool:
     return len(body) >= (int(lengths[0].partition(b":")[2]) if lengths else 0)
 
 
-def _answer(far: socket.socket) -> bytes:
+def _answer(far: socket.socket, *, has_body: bool) -> bytes:
     answer = b""
-    while not _is_whole(answer):
+    while not (_is_whole(answer) if has_body else b"\r\n\r\n" in answer):
         more = far.recv(65536)
         if not more:
             break

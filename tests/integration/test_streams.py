@@ -12,6 +12,7 @@ from typing import Any
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from obstore.store import S3Store
 
 from keywrap.blobs import EncryptedBlobs
 from keywrap.contentformat import READ_BYTES, ContentError
@@ -227,8 +228,18 @@ def test_a_file_that_is_cut_or_lengthened_on_the_disk_never_streams_to_an_end(
 class UploadingStore(ObjectStore):
     """A store in a bucket that takes objects in parts."""
 
+    endpoint: str
+
     def create_from(self, name: str, chunks: Iterator[bytes]) -> None:
-        upload(self._client, self._key(name), chunks)
+        client = S3Store(
+            "blobs",
+            endpoint=self.endpoint,
+            region=REGION,
+            access_key_id="AKIAEXAMPLE",
+            secret_access_key="never-sent",
+            client_options={"allow_http": True},
+        )
+        upload(client, self._key(name), chunks)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +271,9 @@ def bucket(s3: Any) -> UploadingStore:
     opened = open_s3(
         "blobs", region=REGION, endpoint=s3.meta.endpoint_url, allow_http=True, prefix="in"
     )
-    return UploadingStore(opened._client, opened._bucket, opened._prefix)
+    store = UploadingStore(opened._client, opened._bucket, opened._prefix)
+    store.endpoint = s3.meta.endpoint_url
+    return store
 
 
 def keys_in(client: Any) -> set[str]:

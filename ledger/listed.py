@@ -1,0 +1,87 @@
+"""Lists of blobs that an inventory is given, instead of a listing of the store."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+
+from ledger import partitions
+from ledger.connection import Connection, Ledger
+
+_SLOTS = 1024
+"""A list is cut into as many slots by a digest of the ids; a part of the work takes some of them,
+and no more than this are there (`workers.settings.Scheduler.scan_parts`)."""
+
+_AT_ONCE = 10_000
+
+
+class BlobList:
+    """A list that is being written, in one transaction: it is whole or not there.
+
+    Args:
+        connection: the transaction.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.id = uuid4()
+        self._connection = connection
+        partitions.create(connection, "listed", self.id)
+
+    def add(self, blob_ids: Iterable[str]) -> int:
+        """Write blobs down, each once; return how many were new."""
+        added, rest = 0, iter(blob_ids)
+        while chunk := list(islice(rest, _AT_ONCE)):
+            added += self._connection.execute(
+                text(
+                    f"INSERT INTO listed_{self.id.hex} (list_id, slot, blob_id)"  # noqa: S608
+                    " SELECT :list, u.slot, u.blob FROM"
+                    " unnest(CAST(:slots AS smallint[]), CAST(:blobs AS text[])) AS u(slot, blob)"
+                    " ON CONFLICT DO NOTHING"
+                ),
+                {"list": self.id, "slots": [_slot(b) for b in chunk], "blobs": chunk},
+            ).rowcount
+        return added
+
+    def close(self) -> None:
+        """Make the list known to workers."""
+        partitions.attach(self._connection, "listed", self.id)
+
+
+def blobs(ledger: Ledger, list_id: UUID, part: int, parts: int) -> Iterator[str]:
+    """Yield the blobs of a part of a list, a page at a time: no transaction waits for the caller.
+
+    Args:
+        ledger: the ledger.
+        list_id: the list.
+        part: which part, counted from 0.
+        parts: how many parts there are.
+    """
+    for slot in range(part, _SLOTS, parts):
+        after = ""
+        while page := _page(ledger, list_id, slot, after):
+            yield from page
+            after = page[-1]
+
+
+def _page(ledger: Ledger, list_id: UUID, slot: int, after: str) -> list[str]:
+    with ledger.begin() as connection:
+        rows = connection.execute(
+            text(
+                "SELECT blob_id FROM listed"
+                " WHERE list_id = :list AND slot = :slot AND blob_id > :after"
+                " ORDER BY blob_id LIMIT :most"
+            ),
+            {"list": list_id, "slot": slot, "after": after, "most": _AT_ONCE},
+        )
+        return [row.blob_id for row in rows]
+
+
+def drop(connection: Connection, list_id: UUID) -> None:
+    """Drop a list; nothing happens where there is none."""
+    partitions.drop(connection, "listed", list_id)
+
+
+def _slot(blob_id: str) -> int:
+    return zlib.crc32(blob_id.encode("utf-8", "surrogatepass")) % _SLOTS
