@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from keywrap.layout import Layout, Part
-from keywrap.stores import Store
+from keywrap.stores import Store, TaggedStore
 
 BEAT_NAMES = 1000
 
@@ -19,11 +19,13 @@ class Listed:
         has_content: whether an object has the blob's own name. False is no alarm by itself:
             the content may lie under the name that the sidecar's `object` says.
         has_sidecar: whether it has a sidecar.
+        tag: the version tag of its sidecar; "" where the store's listing says none.
     """
 
     blob_id: str
     has_content: bool
     has_sidecar: bool
+    tag: str = ""
 
 
 def scan(
@@ -62,8 +64,9 @@ def _scan(
     store: Store, layout: Layout, prefix: str, part: int, parts: int, beat: Callable[[], None]
 ) -> Iterator[Listed]:
     seen: dict[str, Part | None] = {}  # None: both parts seen, and yielded
+    tags: dict[str, str] = {}  # of sidecars whose contents were not seen yet
     parse = layout.parse
-    for number, name in enumerate(store.names(prefix), 1):
+    for number, (name, tag) in enumerate(_names(store, prefix), 1):
         if number % BEAT_NAMES == 0:
             beat()
         parsed = parse(name)
@@ -72,14 +75,23 @@ def _scan(
         blob_id, is_part = parsed
         if not blob_id.startswith(prefix) or (parts > 1 and part_of(blob_id, parts) != part):
             continue
+        if tag and is_part is Part.SIDECAR:
+            tags[blob_id] = tag
         # A file that is renamed while its folder is listed may be listed twice.
         before = seen.setdefault(blob_id, is_part)
         if before is not None and before is not is_part:
             seen[blob_id] = None
-            yield Listed(blob_id, has_content=True, has_sidecar=True)
+            yield Listed(blob_id, has_content=True, has_sidecar=True, tag=tags.pop(blob_id, ""))
     for blob_id, only in seen.items():
         if only is not None:
-            yield Listed(blob_id, only is Part.CONTENT, only is Part.SIDECAR)
+            is_sidecar = only is Part.SIDECAR
+            yield Listed(blob_id, not is_sidecar, is_sidecar, tags.get(blob_id, ""))
+
+
+def _names(store: Store, prefix: str) -> Iterator[tuple[str, str]]:
+    if isinstance(store, TaggedStore):
+        return store.tagged(prefix)
+    return ((name, "") for name in store.names(prefix))
 
 
 def contents(

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from ledger import partitions
 from ledger.connection import Connection, Ledger
+from ledger.states import FINISHED
 
 _SLOTS = 1024
 """A list is cut into as many slots by a digest of the ids; a part of the work takes some of them,
@@ -78,9 +79,19 @@ def _page(ledger: Ledger, list_id: UUID, slot: int, after: str) -> list[str]:
         return [row.blob_id for row in rows]
 
 
-def drop(connection: Connection, list_id: UUID) -> None:
-    """Drop a list; nothing happens where there is none."""
-    partitions.drop(connection, "listed", list_id)
+def drop_finished(connection: Connection) -> None:
+    """Drop the lists of inventories that are finished."""
+    rows = connection.execute(
+        text(
+            "WITH over AS (SELECT id, list_id FROM campaign"
+            "   WHERE list_id IS NOT NULL AND state = ANY(:finished) FOR UPDATE)"
+            " UPDATE campaign SET list_id = NULL FROM over WHERE campaign.id = over.id"
+            " RETURNING over.list_id"
+        ),
+        {"finished": list(FINISHED)},
+    )
+    for row in rows.all():
+        partitions.drop(connection, "listed", row.list_id)
 
 
 def _slot(blob_id: str) -> int:

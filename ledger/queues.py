@@ -69,12 +69,19 @@ def by_host(
         Queues with their items. One that is not the default stands once for each KEK, so that a
         host that holds some of the queue's keys is not held up by the others.
     """
+    return [(queue, group) for (queue, _), group in by_lane(items, queue_of).items()]
+
+
+def by_lane(
+    items: Iterable[tuple[_Item, KeyVersion | None]], queue_of: QueueOf
+) -> dict[tuple[str, str], list[_Item]]:
+    """Group items as `by_host` does, by queue and KEK; the KEK is "" in the default queue."""
     groups: dict[tuple[str, str], list[_Item]] = {}
     for item, version in items:
         queue = queue_of(version) if version else QUEUE
         key = version.key if version and queue != QUEUE else ""
         groups.setdefault((queue, key), []).append(item)
-    return [(queue, group) for (queue, _), group in groups.items()]
+    return groups
 
 
 def unserved(connection: Connection, campaign_id: int) -> dict[str, bool]:

@@ -8,7 +8,17 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ledger import audit, blocking, campaigns, exhaustion, progress, queues, rotations, shards
+from ledger import (
+    audit,
+    blocking,
+    campaigns,
+    exhaustion,
+    listed,
+    progress,
+    queues,
+    rotations,
+    shards,
+)
 from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
 from ledger.shards import Offer
@@ -83,6 +93,7 @@ class Dispatcher:
                     reason="the workers of a scan died or failed again and again; see their log",
                 )
             rotations.close_finished(connection)
+            listed.drop_finished(connection)
             opened = campaigns.open_campaigns(connection)
         with self._ledger.begin() as connection:
             audit.chain_new(connection)

@@ -9,11 +9,11 @@ from uuid import UUID
 
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.reading import GoneError, QuarantineError, Seen
+from keywrap.reading import GoneError, QuarantineError, Seen, SidecarReader
 from keywrap.rewrapping import Goal, selects
-from keywrap.scan import contents, scan
-from keywrap.stores import StoreUnavailableError, SweepingStore
-from ledger import findings, queues, shards
+from keywrap.scan import Listed, contents, scan
+from keywrap.stores import StoreUnavailableError, SweepingStore, TaggedStore
+from ledger import findings, history, listed, queues, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.findings import UNCUT, Finding
@@ -23,6 +23,7 @@ from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.rewrap import goal_of
 from tasks.runtime import Counts, Progress, Runtime
+from tasks.spool import Spool
 
 _INDEXABLE_BYTES = 1100
 """Above `MAX_BLOB_ID_BYTES`, below the 2,704 bytes of a B-tree entry (PostgreSQL, "B-Tree")."""
@@ -49,19 +50,22 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
 
     def body(work: Work) -> Counts:
         require_store(work)
-        found: list[Finding] = []
         _sweep(work)
         old = _contents(work)
-        for chunk in _look(work):
-            found += [_with_leftovers(f, old) for f in chunk] if old else chunk
-            progress(len(found), len(found))
-        # Only now: a transaction that waited for the store would be cut off as idle.
-        with runtime.ledger.begin() as connection:
-            for queue, group in _by_host(work, found):
-                for start in range(0, len(group), SHARD_BLOBS):
-                    _record(connection, work, queue, group[start : start + SHARD_BLOBS])
-            shards.finish(connection, work.lease, total=len(found))
-        return {"scanned": len(found)}
+        seen = 0
+        with Spool(SHARD_BLOBS) as spool:
+            for chunk in _look(work):
+                found = [_with_leftovers(f, old) for f in chunk] if old else chunk
+                for lane, group in _by_lane(work, found).items():
+                    spool.add(lane, group)
+                seen += len(found)
+                progress(seen, seen)
+            # Only now: a transaction that waited for the store would be cut off as idle.
+            with runtime.ledger.begin() as connection:
+                for (queue, _), group in spool.groups():
+                    _record(connection, work, queue, group)
+                shards.finish(connection, work.lease, total=seen)
+        return {"scanned": seen}
 
     return under_lease(runtime, shard_id, ShardKind.INVENTORY, body)
 
@@ -91,7 +95,7 @@ def _sweep(work: Work) -> None:
         store.sweep(_LEFTOVERS_AFTER_S)
 
 
-def _by_host(work: Work, found: list[Finding]) -> list[tuple[str, list[Finding]]]:
+def _by_lane(work: Work, found: list[Finding]) -> dict[tuple[str, str], list[Finding]]:
     """Group findings by who can do what the campaign does with them."""
     campaign = work.lease.campaign
 
@@ -106,7 +110,7 @@ def _by_host(work: Work, found: list[Finding]) -> list[tuple[str, list[Finding]]
     queue_of = work.runtime.queue_of
     if _opens_all(campaign):
         queue_of = queues.of_verifiers(queue_of, work.runtime.verify_queue)
-    return queues.by_host([(f, opened_with(f)) for f in found], queue_of)
+    return queues.by_lane([(f, opened_with(f)) for f in found], queue_of)
 
 
 def _stays(campaign: Campaign, finding: Finding) -> KeyVersion | None:
@@ -181,13 +185,41 @@ def _is_late(finding: Finding, campaign: Campaign, goal: Goal, keys: KeyRing) ->
 
 def _look(work: Work) -> Iterator[list[Finding]]:
     """Yield what stands in the sidecars of this shard's part, a shard's worth at a time."""
-    reader, lease = work.runtime.reader, work.lease
-    prefix, part, parts = lease.campaign.prefix, lease.part, lease.parts
-    listed = scan(reader.store, reader.layout, prefix, part, parts, beat=work.check)
-    blob_ids = (blob.blob_id for blob in listed)
-    while chunk := list(islice(blob_ids, SHARD_BLOBS)):
+    blobs, earlier = _blobs(work), _earlier(work)
+    while chunk := list(islice(blobs, SHARD_BLOBS)):
         work.check()
-        yield [f for f in work.runtime.pool.map(lambda b: _finding(work, b), chunk) if f]
+        known = _known(work, chunk, earlier)
+        rest = [blob.blob_id for blob in chunk if blob.blob_id not in known]
+        read = work.runtime.pool.map(lambda blob_id: _finding(work, blob_id), rest)
+        yield [*known.values(), *filter(None, read)]
+
+
+def _blobs(work: Work) -> Iterator[Listed]:
+    """Yield the blobs of this shard's part, as the store lists them or a list was given."""
+    reader, lease = work.runtime.reader, work.lease
+    if lease.campaign.list_id is None:
+        prefix, part, parts = lease.campaign.prefix, lease.part, lease.parts
+        return scan(reader.store, reader.layout, prefix, part, parts, beat=work.check)
+    given = listed.blobs(work.runtime.ledger, lease.campaign.list_id, lease.part, lease.parts)
+    return (Listed(blob_id, has_content=True, has_sidecar=True) for blob_id in given)
+
+
+def _earlier(work: Work) -> int | None:
+    """Return the inventory whose findings count while tags are the same; None: none does."""
+    campaign = work.lease.campaign
+    if not campaign.is_incremental:
+        return None
+    with work.runtime.ledger.begin() as connection:
+        return history.newest_inventory(connection, campaign.store, campaign.prefix)
+
+
+def _known(work: Work, chunk: list[Listed], earlier: int | None) -> dict[str, Finding]:
+    reader = work.runtime.reader
+    tags = {blob.blob_id: _digest_of(blob.tag, reader) for blob in chunk if blob.tag}
+    if earlier is None or not tags:
+        return {}
+    with work.runtime.ledger.begin() as connection:
+        return findings.unchanged(connection, earlier, tags)
 
 
 def _finding(work: Work, blob_id: str) -> Finding | None:
@@ -200,13 +232,24 @@ def _finding(work: Work, blob_id: str) -> Finding | None:
     except StoreUnavailableError as error:
         work.runtime.reader.store.check()  # the store as a whole is there: this object is not
         return Finding(blob_id, None, problem=error.reason_code)
+    reader = work.runtime.reader
+    is_tagged = seen.stored is not None and isinstance(reader.store, TaggedStore)
     return Finding(
         blob_id,
         seen.wrapped.key_version,
         _previous(seen),
         wrap_bytes=_wrap_bytes(seen.wrapped),
         generation=seen.sidecar.object,
+        tag=_digest_of(seen.stored.tag, reader) if is_tagged and seen.stored else None,
     )
+
+
+def _digest_of(tag: str, reader: SidecarReader) -> int:
+    """Return what the ledger keeps of a version tag: 8 bytes, as a signed integer."""
+    # Which key a sidecar names may depend on the configuration: under another, all is read anew.
+    of = f"{tag}\n{reader.legacy_default or ''}"
+    digest = hashlib.blake2b(of.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _indexable(blob_id: str) -> str:
