@@ -76,8 +76,7 @@ class BucketReport:
                         f"the data file {file.key} has {found['ContentLength']:,} bytes, and the "
                         f"manifest says {file.size:,}"
                     )
-                output.seek(0)
-                output.truncate()
+                output.seek(0)  # over what an attempt that broke off has left
                 for chunk in found["Body"].iter_chunks(_CHUNK_BYTES):
                     output.write(chunk)
 

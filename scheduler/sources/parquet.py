@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS = 4096
 _BUFFER_BYTES = 1024 * 1024
-"""Column chunks are read through a buffer of this size, not whole: one may have gigabytes."""
+"""Column chunks are read through a buffer of this size, not whole."""
+
+MAX_CHUNK_BYTES = 256 * 1024 * 1024
+"""Most bytes that a column of a row group may have unpacked: a damaged or hostile file of a few KB
+may unpack to gigabytes in one page. A million ids of 100 bytes come to 100 MB; writers make row
+groups of a million rows (pyarrow) or 128 MiB (Spark, Hive)."""
 
 
 def open_parquet(stream: IO[bytes], place: str, needed: str) -> "ParquetFile":
@@ -55,8 +60,10 @@ def rows(file: "ParquetFile", place: str, columns: Sequence[str]) -> Iterator[tu
     """Yield the values of some columns, row by row; the first column is of names.
 
     Raises:
-        SourceError: the file is damaged, or a name is missing or too long.
+        SourceError: the file is damaged or of too large row groups, or a name is missing or too
+            long.
     """
+    _check_chunks(file, place, columns)
     number = 0
     with parquet_errors(place):
         for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns), use_threads=False):
@@ -76,6 +83,19 @@ def rows(file: "ParquetFile", place: str, columns: Sequence[str]) -> Iterator[tu
                         next_command=READ_AGAIN,
                     )
                 yield row
+
+
+def _check_chunks(file: "ParquetFile", place: str, columns: Sequence[str]) -> None:
+    with parquet_errors(place):
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        chunks = [group.column(at) for group in groups for at in range(group.num_columns)]
+        sizes = [one.total_uncompressed_size for one in chunks if one.path_in_schema in columns]
+    if max(sizes, default=0) > MAX_CHUNK_BYTES:
+        raise SourceError(
+            f"{place} has a column of {max(sizes):,} bytes in a row group",
+            reason_code="source_too_large",
+            next_command="write it in row groups of up to a million rows",
+        )
 
 
 @contextmanager

@@ -77,7 +77,7 @@ def read_names(manifest: Manifest, files: ReportFiles, prefix: str) -> Iterator[
                 if not (row.key.startswith(prefix) and _is_object(row, file.key)):
                     continue
                 name = row.key.removeprefix(prefix)
-                if name and not name.startswith(RESERVED):
+                if not name.startswith(RESERVED):
                     yield check_text(name, file.key)
 
 

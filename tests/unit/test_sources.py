@@ -47,7 +47,7 @@ def write_list(file: Path, ids: list[str]) -> Path:
         file.write_text("\n\n".join(lines), "utf-8")
     else:
         columns = {"problem": [""] * len(ids), "blob_id": pa.array(ids, pa.string())}
-        parquet.write_table(pa.table(columns), file, row_group_size=2)
+        parquet.write_table(pa.table(columns), file, row_group_size=-(-len(ids) // 3))
     return file
 
 
@@ -83,6 +83,12 @@ def test_blank_lines_a_byte_order_mark_and_ends_of_lines_are_no_part_of_an_id(
     table = file_of(tmp_path, "ids.csv", b"\xef\xbb\xbfblob_id\r\na\r\n\r\nb/c\r\nd")
     assert list(open_source(str(text), FOLDER)) == ["a", "b/c", "d"]
     assert list(open_source(str(table), FOLDER)) == ["a", "b/c", "d"]
+
+
+@pytest.mark.parametrize("ending", ["txt", "csv", "jsonl", "parquet"])
+def test_a_list_may_be_longer_than_any_line_of_it(tmp_path: Path, ending: str) -> None:
+    ids = [f"{number:0100}" for number in range(10_000)]
+    assert list(open_source(str(write_list(tmp_path / f"ids.{ending}", ids)), FOLDER)) == ids
 
 
 def test_a_dictionary_of_strings_is_a_column_of_strings(tmp_path: Path) -> None:
@@ -167,6 +173,15 @@ def test_a_parquet_file_is_refused_wherever_it_was_cut_or_altered(tmp_path: Path
             list(open_source(str(file), FOLDER))
         except SourceError:
             continue
+
+
+def test_a_row_group_that_would_take_all_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = file_of(tmp_path, "ids.parquet", parquet_file(blob_id=["x" * 60_000]))
+    assert len(list(open_source(str(file), FOLDER))) == 1
+    monkeypatch.setattr("scheduler.sources.parquet.MAX_CHUNK_BYTES", 50_000)
+    assert refused(file).reason_code == "source_too_large"
 
 
 def test_places_that_are_no_list_are_refused(tmp_path: Path) -> None:
