@@ -1,7 +1,5 @@
 """`rewrap inventory`: which key wraps each blob."""
 
-import csv
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +11,10 @@ from ledger import campaigns, findings
 from ledger.campaigns import Request
 from ledger.findings import Finding
 from ledger.states import Kind
-from scheduler import schemes, showing
+from scheduler import exporting, schemes, showing
 from scheduler.commands.reading import as_json, status_of
 from scheduler.commands.starting import outcome_of, prefix
-from scheduler.desk import Desk, operator
-
-_FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem", "wrap_bytes")
+from scheduler.desk import UNREACHABLE, Desk, DeskError, operator
 
 
 @click.command()
@@ -27,7 +23,7 @@ _FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem", "wrap_
     "--export",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     metavar="F",
-    help="Write the list of blobs to a file that ends in .csv or .jsonl.",
+    help="Write the list of blobs to a file that ends in .csv, .jsonl or .parquet.",
 )
 @as_json
 @click.pass_obj
@@ -39,8 +35,8 @@ def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) ->
 
     Example: rewrap inventory --export blobs.csv
     """
-    if export and export.suffix not in {".csv", ".jsonl"}:
-        raise click.UsageError("--export wants a file that ends in .csv or .jsonl")
+    if export and export.suffix not in exporting.FORMATS:
+        raise click.UsageError("--export wants a file that ends in .csv, .jsonl or .parquet")
     with desk.ledger.begin() as connection:
         campaign_id = campaigns.request(
             connection,
@@ -56,7 +52,7 @@ def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) ->
     with desk.ledger.begin() as connection:
         lines = findings.census(connection, campaign_id)
         if export:
-            count = write(export, findings.listing(connection, campaign_id))
+            count = _export(export, findings.listing(connection, campaign_id))
     shapes = schemes.shapes(lines, desk.settings.keywrap.keys.env)
     if as_json:
         showing.document(
@@ -75,38 +71,13 @@ def inventory(desk: Desk, prefix: str, export: Path | None, *, as_json: bool) ->
     return outcome_of(end)
 
 
-def write(file: Path, found: Iterator[Finding]) -> int:
-    """Write an inventory as CSV or JSON lines, by the file's ending.
-
-    Args:
-        file: where to; replaced if it is there.
-        found: the inventory.
-
-    Returns:
-        How many blobs were written.
-    """
-    count = 0
-    with file.open("w", encoding="utf-8", newline="") as output:
-        table = csv.DictWriter(output, _FIELDS) if file.suffix == ".csv" else None
-        if table:
-            table.writeheader()
-        for finding in found:
-            count += 1
-            row = _row(finding)
-            if table:
-                table.writerow(row)
-            else:
-                output.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return count
-
-
-def _row(finding: Finding) -> dict[str, str]:
-    version = finding.key_version
-    return {
-        "blob_id": finding.blob_id,
-        "provider": version.provider if version else "",
-        "key_id": str(version or ""),
-        "previous_key_id": str(finding.previous or ""),
-        "problem": finding.problem or "",
-        "wrap_bytes": "" if finding.wrap_bytes is None else str(finding.wrap_bytes),
-    }
+def _export(file: Path, found: Iterator[Finding]) -> int:
+    try:
+        return exporting.write(file, found)
+    except OSError as error:
+        raise DeskError(
+            f"{file} cannot be written, and no part of it was left: {error.strerror}",
+            exit_code=UNREACHABLE,
+            reason_code="file_not_writable",
+            next_command="rewrap inventory --export OTHER_FILE",
+        ) from error

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from tests.nodes import Node, assert_balanced, until
 from tests.roads import Road
@@ -177,6 +178,14 @@ def test_an_inventory_is_exported_whole_with_odd_ids_as_they_are(
     assert rows == [json.loads(line) for line in jsonl_file.read_text().splitlines()]
     assert {row["blob_id"] for row in rows} == every
     assert len(rows) == len(every) == document["scanned"]
+    ran = site.rewrap("inventory", "--prefix", "odd/", "--export", str(tmp_path / "b.parquet"))
+    assert ran.code == 0, ran
+    assert {
+        row["blob_id"] for row in parquet.read_table(tmp_path / "b.parquet").to_pylist()
+    } == every
+    ran = site.rewrap("inventory", "--prefix", "odd/", "--export", str(tmp_path / "none/b.csv"))
+    assert ran.code == 3
+    assert "no part of it was left: No such file or directory [file_not_writable]" in ran.err
     by_id = {row["blob_id"]: row for row in rows}
     assert by_id["odd/adopter-broken"]["problem"] == "sidecar_not_json"
     assert by_id["odd/line\nbreak"]["problem"] == "blob_id_control_character"
