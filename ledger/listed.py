@@ -16,6 +16,7 @@ _SLOTS = 1024
 and no more than this are there (`workers.settings.Scheduler.scan_parts`)."""
 
 _AT_ONCE = 10_000
+_IDLE = "30min"
 
 
 class BlobList:
@@ -28,6 +29,8 @@ class BlobList:
     def __init__(self, connection: Connection) -> None:
         self.id = uuid4()
         self._connection = connection
+        # Reading the next blobs may take a while. Nobody waits for what this transaction holds.
+        connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{_IDLE}'"))
         partitions.create(connection, "listed", self.id)
 
     def add(self, blob_ids: Iterable[str]) -> int:

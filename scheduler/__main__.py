@@ -18,6 +18,7 @@ from ledger.campaigns import RequestRefusedError
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from scheduler.commands import rewrap
 from scheduler.desk import EXCEPTIONS, REFUSED, UNREACHABLE, USAGE, DeskError
+from scheduler.sources import SourceError
 
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141
@@ -46,6 +47,7 @@ _WORDS: dict[type[Exception], tuple[int, str, str]] = {
         "kms_unavailable",
         "see that the key service is up at the address in [keys], then run it again",
     ),
+    SourceError: (USAGE, "source", "mend the list, then run it again"),
     StoreError: (UNREACHABLE, "store_unavailable", "check [store] url, then run it again"),
 }
 """The exit code, reason code and next step of each error that is not the desk's own."""

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import IO, TYPE_CHECKING, TypeVar
 
 import boto3
@@ -100,8 +100,14 @@ class BucketReport:
             retry=tenacity.retry_if_exception_type((HTTPClientError, IncompleteReadError)),
             reraise=True,
         )
+
+        def get() -> _Result:
+            found = self._client.get_object(Bucket=self._bucket, Key=key)
+            with closing(found["Body"]):  # what is not read to its end holds its connection
+                return use(found)
+
         try:
-            return again(lambda: use(self._client.get_object(Bucket=self._bucket, Key=key)))
+            return again(get)
         except ClientError as error:
             raise self._refused(key, error.response["Error"]["Code"]) from error
         except BotoCoreError as error:

@@ -186,6 +186,23 @@ def test_an_inventory_is_exported_whole_with_odd_ids_as_they_are(
     ran = site.rewrap("inventory", "--prefix", "odd/", "--export", str(tmp_path / "none/b.csv"))
     assert ran.code == 3
     assert "no part of it was left: No such file or directory [file_not_writable]" in ran.err
+    listed = site.ask("inventory", "--prefix", "odd/", "--from", str(csv_file))
+    assert (listed["listed"], listed["scanned"]) == (len(every), len(every))
+    assert listed["by_key"] == document["by_key"]
+    few = tmp_path / "few.txt"
+    few.write_text(f"{odd[1]}\n{odd[1]}\nodd/gone\nelse/where\n", encoding="utf-8")
+    ran = site.rewrap("inventory", "--prefix", "odd/", "--from", str(few))
+    assert ran.code == 0, ran
+    assert f"2 blobs named by {few}; what it leaves out is not looked at" in ran.out
+    assert "1 of the blobs that the list names are not in the store" in ran.out
+    for text in ("", "else/where\n"):
+        few.write_text(text, encoding="utf-8")
+        ran = site.rewrap("inventory", "--prefix", "odd/", "--from", str(few))
+        assert (ran.code, "names no blob" in ran.err, "[source_empty]" in ran.err) == (
+            2,
+            True,
+            True,
+        ), ran
     by_id = {row["blob_id"]: row for row in rows}
     assert by_id["odd/adopter-broken"]["problem"] == "sidecar_not_json"
     assert by_id["odd/line\nbreak"]["problem"] == "blob_id_control_character"

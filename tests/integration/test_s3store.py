@@ -183,6 +183,19 @@ def test_the_stores_own_corner_is_listed_only_when_asked_for(s3_store: ObjectSto
     assert list(s3_store.names(".rewrap/")) == [".rewrap/control.json"]
 
 
+def test_the_listing_says_the_tag_that_a_read_returns(s3_store: ObjectStore) -> None:
+    names = {"a", "f/b c+d", "f/&amp;<é>", "f/g/h"}
+    for name in names:
+        s3_store.create(name, name.encode())
+    before = dict(s3_store.tagged())
+    assert before == {name: s3_store.read(name).tag for name in names}
+    s3_store.replace("a", b"anew", s3_store.read("a"))
+    after = dict(s3_store.tagged())
+    assert after.pop("a") != before.pop("a")
+    assert after == before
+    assert dict(s3_store.tagged("f/g")) == {"f/g/h": before["f/g/h"]}
+
+
 def test_a_large_store_is_listed_whole(s3_store: ObjectStore) -> None:
     names = {f"tenants/{n % 7}/document {n:05}.pdf" for n in range(3_300)}
     names |= {f"flat-{n:05}" for n in range(2_200)}
