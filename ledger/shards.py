@@ -102,9 +102,13 @@ def offer(
     The messages go out after the commit: one that is lost is an offer that lapses. A queue that
     nobody serves gets one at a time, so that its messages do not fill the broker meanwhile.
     """
+    # Ids are random: shards with neighbouring names go out apart, and no prefix of a bucket gets
+    # the requests of all workers at once. A probe tries another one each time: the first may hold
+    # just the wrap that is barred.
+    order = "random()" if window == 1 else "kind, id"
     rows = connection.execute(
         text(
-            "WITH lane AS (SELECT queue, count(*) FILTER (WHERE state <> 'waiting') AS busy,"
+            "WITH lane AS (SELECT queue, count(*) FILTER (WHERE state <> 'waiting') AS busy,"  # noqa: S608 - constants
             "   sum(lapses) >= 2 * :window AND NOT bool_or(state = 'leased') AS is_idle"
             "   FROM shard WHERE campaign_id = :campaign AND state <> 'done' GROUP BY queue),"
             " picked AS (SELECT next.id FROM lane, LATERAL (SELECT id FROM shard"
@@ -115,8 +119,7 @@ def offer(
             "     WHERE canary.campaign_id = :campaign AND canary.queue = lane.queue"
             "     AND canary.kind = 'verify' AND canary.state <> 'done'))"
             "   AND (not_before IS NULL OR not_before <= clock_timestamp())"
-            # A probe tries any: the first may hold just the wrap that is barred.
-            "   ORDER BY CASE WHEN :window = 1 THEN random() ELSE shard_no END"
+            f"   ORDER BY {order}"
             "   LIMIT greatest(0, CASE WHEN is_idle THEN least(:window, 1) ELSE :window END - busy)"
             "   FOR UPDATE SKIP LOCKED) next)"
             " UPDATE shard SET state = 'offered',"

@@ -133,6 +133,7 @@ shard = Table(
         "shard_waiting_idx",
         "campaign_id",
         "queue",
+        "kind",
         "id",
         postgresql_where=text("state = 'waiting'"),
     ),

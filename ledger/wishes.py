@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, text
 
 from keywrap.rewrapping import Outcome
-from ledger import campaigns
+from ledger import campaigns, shards
 from ledger.campaigns import Campaign, RequestRefusedError
 from ledger.states import MOVING, OPENING, Kind, State
 
@@ -32,6 +32,8 @@ def resume(connection: Connection, campaign: Campaign) -> State:
     waits = campaign.state in {State.PAUSING, State.PAUSED, State.STOPPED}
     if not waits or campaign.resume_state is None:
         raise _refused(campaign, "resume")
+    # Workers took no offer of a campaign that was stopped: nothing waits until those lapse.
+    shards.withdraw_offers(connection, campaign.id)
     connection.execute(
         text("UPDATE shard SET attempt = 0, not_before = NULL WHERE campaign_id = :id"),
         {"id": campaign.id},

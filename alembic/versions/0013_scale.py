@@ -33,7 +33,7 @@ def upgrade():
     op.create_index(
         "shard_waiting_idx",
         "shard",
-        ["campaign_id", "queue", "id"],
+        ["campaign_id", "queue", "kind", "id"],
         postgresql_where=sa.text("state = 'waiting'"),
     )
 

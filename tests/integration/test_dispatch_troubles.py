@@ -154,7 +154,7 @@ def test_only_one_scheduler_ticks_at_a_time(yard: Yard) -> None:
 def test_a_worker_that_is_killed_costs_one_lease_and_no_blob(
     yard: Yard, operation: str, after: int
 ) -> None:
-    yard.plant(10, kinds=("bare",) if operation == "create" else ("wrapped",))
+    yard.plant(12, kinds=("bare",) if operation == "create" else ("wrapped",))
     yard.set(scan_parts=1)
 
     def broker(offer: Offer) -> None:
@@ -175,7 +175,7 @@ def test_a_worker_that_is_killed_costs_one_lease_and_no_blob(
     yard.let_time_pass()
     assert yard.run(campaign).state is State.COMPLETE
     assert yard.counts(campaign).keys() <= {"rewrapped", "current"}
-    assert sum(yard.counts(campaign).values()) == 10
+    assert sum(yard.counts(campaign).values()) == 12
     yard.assert_moved()
 
 
