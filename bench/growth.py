@@ -28,7 +28,7 @@ from bench.results import LATEST
 from bench.scenes import SCENES
 from bench.sides import Ours, Took
 from bench.stage import ROOT, Stage, place_of_ledger, place_of_store, servers, stage
-from ledger import campaigns, exhaustion, progress, shards
+from ledger import campaigns, dropping, exhaustion, progress, shards
 from ledger.connection import Ledger
 from ledger.states import Kind
 from scheduler import status
@@ -181,7 +181,7 @@ def _measured(ledger: Ledger, took: Took, planned_s: float | None, memory: int) 
         ledger_bytes=sum(sizes) + shard_bytes,
         tick_s=_median(lambda: _read_for_tick(ledger, campaign_id)),
         status_s=_median(lambda: status.read(ledger, campaign_id, keeps_previous=False)),
-        drop_s=_dropped(ledger, campaign_id),
+        drop_s=_dropped(ledger),
     )
 
 
@@ -204,10 +204,11 @@ def _median(action: Callable[[], object]) -> float:
     return statistics.median(took)
 
 
-def _dropped(ledger: Ledger, campaign_id: int) -> float:
+def _dropped(ledger: Ledger) -> float:
     started = time.perf_counter()
     with ledger.begin() as connection:
-        campaigns.drop_lists(connection, campaign_id)
+        (campaign,) = campaigns.recent(connection, 1)
+        dropping.drop_lists(connection, campaign, leaves_previous=False)
     return time.perf_counter() - started
 
 

@@ -126,6 +126,7 @@ class Campaign:
     max_rate: float | None = None
     list_id: UUID | None = None
     is_incremental: bool = False
+    lists_dropped_at: datetime | None = None
     nonce: UUID = field(default_factory=uuid4, repr=False)
 
     @property
@@ -164,7 +165,7 @@ COLUMNS = (
     "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
     "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
     "plan_of, follows, backs_up, escrow, nonce, run_window, finish_by, urgent, "
-    "max_rate, list_id, is_incremental"
+    "max_rate, list_id, is_incremental, lists_dropped_at"
 )
 
 

@@ -30,6 +30,7 @@ def newest_inventory(connection: Connection, store: str, prefix: str) -> int | N
     found: int | None = connection.scalar(
         text(
             "SELECT id FROM campaign WHERE kind = 'inventory' AND state = 'complete'"
+            " AND lists_dropped_at IS NULL"
             " AND store = :store AND starts_with(:prefix, prefix) ORDER BY id DESC LIMIT 1"
         ),
         {"store": store, "prefix": prefix},

@@ -81,6 +81,7 @@ campaign = Table(
     Column("list_id", Uuid),  # the list of blobs that it was given instead of a listing
     # Whether it takes what an earlier one found of a sidecar whose version tag is the same.
     Column("is_incremental", Boolean, nullable=False, server_default=text("false")),
+    Column("lists_dropped_at", DateTime(timezone=True)),  # its inventory and outcomes are gone
     Column("requested_by", Text, nullable=False),
     _now(),
     Column("started_at", DateTime(timezone=True)),

@@ -58,7 +58,7 @@ def record_of(desk: Desk, campaign_id: int) -> dict[str, Any]:
     Raises:
         DeskError: it is not finished, decides nothing, or its counts do not balance.
     """
-    desk.campaign(campaign_id)
+    desk.listed_campaign(campaign_id)
     with desk.ledger.begin() as connection:
         certificates.of_one_moment(connection)
         campaign = campaigns.get(connection, campaign_id)

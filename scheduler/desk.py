@@ -124,6 +124,23 @@ class Desk:
             )
         return campaign
 
+    def listed_campaign(self, campaign_id: int) -> Campaign:
+        """Return a campaign whose inventory and outcomes are in the ledger.
+
+        Raises:
+            DeskError: there is none of that id, or its lists were dropped.
+        """
+        campaign = self.campaign(campaign_id)
+        if campaign.lists_dropped_at is not None:
+            raise DeskError(
+                f"the lists of campaign {campaign_id} were dropped at "
+                f"{campaign.lists_dropped_at:%Y-%m-%d %H:%M} UTC; its counts are still there",
+                exit_code=REFUSED,
+                reason_code="lists_dropped",
+                next_command=f"rewrap status {campaign_id}",
+            )
+        return campaign
+
     def kek(self, key: str | None) -> KeyProvider:
         """Return the provider of a listed KEK that campaigns may move to.
 

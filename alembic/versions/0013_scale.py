@@ -23,6 +23,9 @@ def upgrade():
         "campaign",
         sa.Column("is_incremental", sa.Boolean(), server_default=sa.text("false"), nullable=False),
     )
+    op.add_column(
+        "campaign", sa.Column("lists_dropped_at", sa.DateTime(timezone=True), nullable=True)
+    )
     op.add_column("inventory", sa.Column("tag", sa.BigInteger(), nullable=True))
     op.create_index(
         "outcome_exception_idx",
@@ -42,6 +45,7 @@ def downgrade():
     op.drop_index("shard_waiting_idx", table_name="shard")
     op.drop_index("outcome_exception_idx", table_name="outcome")
     op.drop_column("inventory", "tag")
+    op.drop_column("campaign", "lists_dropped_at")
     op.drop_column("campaign", "is_incremental")
     op.drop_column("campaign", "list_id")
     op.drop_table("listed")

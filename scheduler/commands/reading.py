@@ -100,7 +100,7 @@ def blobs(desk: Desk, campaign: int, outcome: str | None, *, as_json: bool) -> N
 
     Example: rewrap blobs 3 --outcome quarantined
     """
-    desk.campaign(campaign)
+    desk.listed_campaign(campaign)
     with desk.ledger.begin() as connection:
         found = progress.blobs(connection, campaign, Outcome(outcome) if outcome else None)
         if as_json:

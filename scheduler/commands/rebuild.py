@@ -8,8 +8,10 @@ import click
 
 from keywrap.audithead import NAME as HEAD_NAME
 from keywrap.keys import LEGACY_PROVIDERS
+from ledger import dropping
 from scheduler import showing
 from scheduler.commands.reading import as_json, status_of
+from scheduler.commands.starting import confirm, yes
 from scheduler.desk import DONE, Desk
 from scheduler.rebuilding import Rebuilding
 from scheduler.rebuilding import rebuild as rebuild_ledger
@@ -18,7 +20,34 @@ from scheduler.trail import folders_of
 
 @click.group("ledger")
 def ledger_group() -> None:
-    """Rebuild the ledger, when it was lost."""
+    """Rebuild the ledger when it was lost, and drop what is not needed in it any more."""
+
+
+@ledger_group.command()
+@click.argument("campaign", type=int)
+@yes
+@click.pass_obj
+def drop(desk: Desk, campaign: int, *, yes: bool) -> int:
+    """Drop the lists of a finished campaign: which blobs there were, and each one's outcome.
+
+    Its counts, backups, approvals and audit events stay. Takes milliseconds, however many blobs
+    there are. Refused while somebody needs the lists: for exceptions, for `retire` to see what a
+    backup needs, before `seal` or `undo`, and of the newest inventory. No certificate can be made
+    for it afterwards.
+
+    Example: rewrap ledger drop 12
+    """
+    found = desk.campaign(campaign)
+    leaves_previous = desk.settings.keywrap.store.keep_previous
+    with desk.ledger.begin() as connection:
+        dropping.refuse_needed(connection, found, leaves_previous=leaves_previous)
+    told = f"campaign {found.id}: {found.kind}, {found.state}; its lists are dropped for good"
+    confirm(lambda: click.echo(told), yes=yes)
+    with desk.ledger.begin() as connection:
+        dropping.drop_lists(connection, found, leaves_previous=leaves_previous)
+    click.echo("dropped; its counts are still there")
+    click.echo(f"next: rewrap status {found.id}")
+    return DONE
 
 
 @ledger_group.command()
