@@ -1,5 +1,6 @@
 """What the desk says of a re-encryption, and what it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_start_says_what_it_costs_and_what_it_leaves() -> None:
     assert "NONE: an old wrap opens no new content" in said
     assert "read two to four times and written once" in said
     assert "old contents stay in the store" in said
+    assert "old contents only" not in said
+    escrowed = replace(proposal, backs_up=True, escrow=True)
+    assert "open the old contents only" in "\n".join(escrowed.notes())
 
 
 def test_status_says_that_old_contents_stay_and_that_nothing_is_unsealed(

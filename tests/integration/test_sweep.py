@@ -334,3 +334,23 @@ def test_status_and_its_document_tell_what_was_freed(
     assert after.document()["freed_bytes"] is None
     showing.status(after)
     assert "rewrap sweep" not in capsys.readouterr().out
+
+
+def test_what_is_said_before_the_question_is_true_of_this_store_and_of_its_backup(
+    desk: Desk, yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = reencrypted(yard)
+    change = "UPDATE campaign SET finished_at = now() - interval '8 days', store = :place"
+    yard.desk.run(change, place=desk.settings.keywrap.store.place)
+    words = [str(followed), "--break-glass", "it is late"]
+    monkeypatch.setattr("sys.argv", ["rewrap", "sweep", *words])
+    asked = CliRunner().invoke(sweep, words, obj=desk)
+    assert isinstance(asked.exception, DeskError)
+    assert asked.exception.next_command == (
+        f"rewrap sweep {followed} --break-glass 'it is late' --yes"
+    )
+    assert "another store" not in asked.output
+    assert "backup NONE: [backup] names no recipients" in asked.output
+    yard.desk.run(change, place="s3://elsewhere (no suffix, .sidecar.json)")
+    asked = CliRunner().invoke(sweep, words, obj=desk)
+    assert "was of another store: s3://elsewhere" in asked.output
