@@ -228,7 +228,7 @@ def test_no_other_campaign_moves_the_same_blobs_meanwhile_nor_a_second_sweep(yar
     for kind in (Kind.REENCRYPT, Kind.ROTATE):
         with pytest.raises(RequestRefusedError):
             yard.start(kind)
-    with pytest.raises(RequestRefusedError):
+    with pytest.raises(RequestRefusedError, match="nothing was changed"):
         begin(yard, followed)
 
 
