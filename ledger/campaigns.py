@@ -281,7 +281,8 @@ def refuse_overlap(connection: Connection, prefix: str) -> None:
     if other:
         raise RequestRefusedError(
             "already_open",
-            f"campaign {other.id} ({other.kind}) is open and moves some of the same blobs",
+            f"campaign {other.id} ({other.kind}) is open and moves some of the same blobs; "
+            "nothing was changed",
             f"rewrap status {other.id}",
         )
 

@@ -29,7 +29,7 @@ class Finding:
         wrap_bytes: length of the wrap, where a key of the environment made it; None for others.
         generation: what names its content where that is not its own name; not recorded.
         leftovers: the generations of contents that its sidecar does not name, "" for the blob's
-            own name; recorded where a campaign removes such.
+            own name; all of them where it cannot be read. Recorded where a campaign removes such.
         tag: a digest of the sidecar's version tag; None where the store's listing has none.
     """
 

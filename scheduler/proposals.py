@@ -35,6 +35,11 @@ _REENCRYPTING = (
     ),
 )
 
+_OLD_ESCROW = (
+    "the data keys of this backup open the old contents only, and none once `rewrap sweep` has "
+    "removed those: for keys of what is written anew, `rewrap backup create --escrow` afterwards."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -155,6 +160,8 @@ class Proposal:
         ]
 
     def _note_of_escrow(self) -> list[str]:
+        if self.kind is Kind.REENCRYPT and self.escrow:
+            return [_OLD_ESCROW]
         if self.kind is not Kind.MIGRATE or self.escrow:
             return []
         note = (

@@ -73,7 +73,7 @@ def _panel(status: Status) -> Table:
         table.add_row("proves", Text(status.proves))
     for (outcome, code), blobs in status.failures.items():
         table.add_row(outcome, Text(f"{blobs:,} of {code}"))
-    if campaign.kind is Kind.REENCRYPT and not status.is_unwound:
+    if campaign.kind is Kind.REENCRYPT and done.scanned and not status.is_unwound:
         table.add_row("note", "old contents stay in the store: the old data keys open them there")
         table.add_row("", Text(f"until they are swept: rewrap sweep {campaign.id}"))
     if campaign.kind is Kind.SWEEP:

@@ -80,8 +80,11 @@ def _contents(work: Work) -> dict[str, list[str]]:
 
 
 def _with_leftovers(finding: Finding, old: Mapping[str, Sequence[str]]) -> Finding:
-    """Note the contents that a blob's sidecar does not name; none where it names no other."""
-    if finding.generation is None:
+    """Note the contents that a blob's sidecar does not name; none where it names no other.
+
+    All are noted where it cannot be read: it may be mended before the blob is taken up again.
+    """
+    if finding.generation is None and finding.problem is None:
         return finding
     found = (each for each in old.get(finding.blob_id, ()) if each != finding.generation)
     return replace(finding, leftovers=tuple(found))

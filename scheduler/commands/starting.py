@@ -1,5 +1,6 @@
 """`rewrap start` and `rewrap verify`: opening a campaign."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -130,10 +131,10 @@ def confirm(plan: Callable[[], None], *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise DeskError(
-            "this moves keys and there is no terminal to ask; nothing was changed",
+            "this is asked about first and there is no terminal to ask; nothing was changed",
             exit_code=USAGE,
             reason_code="yes_wanted",
-            next_command=f"{' '.join(['rewrap', *sys.argv[1:]])} --yes",
+            next_command=shlex.join(["rewrap", *sys.argv[1:], "--yes"]),
         )
     if not click.confirm("Go ahead?", err=True):  # stdout may hold one JSON document
         raise DeskError(

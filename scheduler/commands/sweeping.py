@@ -7,15 +7,16 @@ import click
 from ledger import progress
 from ledger.campaigns import Campaign, Request
 from ledger.states import Kind
-from scheduler import showing
 from scheduler.approving import break_glass
 from scheduler.backing import backs_up
 from scheduler.commands.following import Followed
 from scheduler.commands.reading import CAMPAIGN_ID
 from scheduler.commands.starting import confirm, follow, open_campaign, wait, yes
 from scheduler.desk import DONE, REFUSED, Desk, DeskError, operator
+from scheduler.showing import plain
 
 _LEAVING = Followed({Kind.REENCRYPT}, "old contents", "nothing_to_sweep", "nothing was removed")
+_NO_BACKUP = "[backup] names no recipients, and the wraps of earlier backups open what is removed"
 
 
 @click.command()
@@ -45,23 +46,27 @@ def sweep(desk: Desk, campaign: int, *, break_glass: str, yes: bool, wait: bool)
         follows=followed.id,
         backs_up=backs_up(desk),
     )
-    confirm(lambda: _say(desk, followed), yes=yes)
+    confirm(lambda: _say(desk, followed, backed_up=request.backs_up), yes=yes)
     campaign_id = open_campaign(desk, request, break_glass)
     return follow(desk, campaign_id) if wait else DONE
 
 
-def _say(desk: Desk, followed: Campaign) -> None:
+def _say(desk: Desk, followed: Campaign, *, backed_up: bool) -> None:
     store, grace_s = desk.settings.keywrap.store, desk.settings.reencrypt.grace_s
-    only = f", ids that start with {showing.plain(followed.prefix)!r}" if followed.prefix else ""
+    backup = "the wraps that stay" if backed_up else f"NONE: {_NO_BACKUP}"
+    only = f", ids that start with {plain(followed.prefix)!r}" if followed.prefix else ""
     for line in (
         f"sweep campaign {followed.id}: REMOVE old contents of {store.url}{only}",
         "  first each blob's wrap is opened, and the content that its sidecar names is read whole",
         f"  what a sidecar names stays, and all that was written in the last {_span(grace_s)}",
         "  undo   NONE: what is removed is gone, unless the store keeps versions",
+        f"  backup {backup}",
         "  note   every application that writes must use this release of keywrap or a later one,",
         "         and none may be left that reads contents without their sidecars",
     ):
         click.echo(line)
+    if followed.store not in {"", store.place}:  # empty: any
+        click.echo(f"  NOTE   campaign {followed.id} was of another store: {plain(followed.store)}")
 
 
 def _require_allowed(desk: Desk, followed: Campaign) -> None:

@@ -1,5 +1,6 @@
 """What the desk says of a re-encryption, and what it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,9 @@ def test_start_says_what_it_costs_and_what_it_leaves() -> None:
     assert "NONE: an old wrap opens no new content" in said
     assert "read two to four times and written once" in said
     assert "old contents stay in the store" in said
+    assert "old contents only" not in said
+    escrowed = replace(proposal, backs_up=True, escrow=True)
+    assert "open the old contents only" in "\n".join(escrowed.notes())
 
 
 def test_status_says_that_old_contents_stay_and_that_nothing_is_unsealed(
@@ -70,3 +74,18 @@ def test_status_says_that_old_contents_stay_and_that_nothing_is_unsealed(
     assert found.document()["unsealed"] == 0
     showing.status(found)
     assert "old contents stay in the store" in capsys.readouterr().out
+
+
+def test_status_says_of_a_prefix_of_no_blob_no_word_of_old_contents(
+    ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yard = Yard(ledger)
+    yard.plant(1)
+    campaign = yard.start(Kind.REENCRYPT, prefix="no such/")
+    yard.run(campaign)
+    found = status.read(ledger, campaign, keeps_previous=True)
+    assert found is not None
+    showing.status(found)
+    said = capsys.readouterr().out
+    assert "0 scanned" in said
+    assert "old contents" not in said

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from keywrap.rewrapping import Outcome
 from keywrap.sweeping import Bearings, Sweeper
+from ledger import wishes
 from ledger.campaigns import RequestRefusedError
 from ledger.connection import Ledger
 from ledger.states import Kind, ShardKind, State
@@ -228,7 +229,7 @@ def test_no_other_campaign_moves_the_same_blobs_meanwhile_nor_a_second_sweep(yar
     for kind in (Kind.REENCRYPT, Kind.ROTATE):
         with pytest.raises(RequestRefusedError):
             yard.start(kind)
-    with pytest.raises(RequestRefusedError):
+    with pytest.raises(RequestRefusedError, match="nothing was changed"):
         begin(yard, followed)
 
 
@@ -334,3 +335,42 @@ def test_status_and_its_document_tell_what_was_freed(
     assert after.document()["freed_bytes"] is None
     showing.status(after)
     assert "rewrap sweep" not in capsys.readouterr().out
+
+
+def test_what_is_said_before_the_question_is_true_of_this_store_and_of_its_backup(
+    desk: Desk, yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = reencrypted(yard)
+    change = "UPDATE campaign SET finished_at = now() - interval '8 days', store = :place"
+    yard.desk.run(change, place=desk.settings.keywrap.store.place)
+    words = [str(followed), "--break-glass", "it is late"]
+    monkeypatch.setattr("sys.argv", ["rewrap", "sweep", *words])
+    asked = CliRunner().invoke(sweep, words, obj=desk)
+    assert isinstance(asked.exception, DeskError)
+    assert asked.exception.next_command == (
+        f"rewrap sweep {followed} --break-glass 'it is late' --yes"
+    )
+    assert "another store" not in asked.output
+    assert "backup NONE: [backup] names no recipients" in asked.output
+    yard.desk.run(change, place="s3://elsewhere (no suffix, .sidecar.json)")
+    asked = CliRunner().invoke(sweep, words, obj=desk)
+    assert "was of another store: s3://elsewhere" in asked.output
+
+
+def test_a_quarantined_blob_that_is_mended_is_swept_when_it_is_taken_up_again(yard: Yard) -> None:
+    followed = reencrypted(yard)
+    world, first, second = yard.world, *sorted(yard.world.originals)[:2]
+    names = {b: world.layout.sidecar_name(b) for b in (first, second)}
+    whole = {name: world.store._objects[name] for name in names.values()}
+    world.store._objects[names[first]] = b"{nonsense"
+    world.store._objects[names[second]] = whole[names[first]]
+    before = stored(yard)
+    campaign = begin(yard, followed)
+    assert yard.run(campaign).state is State.COMPLETE_WITH_EXCEPTIONS
+    assert {n for n in before if n.startswith((first, second))} <= stored(yard)
+    world.store._objects.update(whole)
+    with yard.ledger.begin() as connection:
+        assert wishes.retry(connection, yard.desk.get(campaign), quarantined=True) == 2
+    assert yard.run(campaign).state is State.COMPLETE
+    assert yard.counts(campaign) == only(Outcome.REWRAPPED, BLOBS)
+    assert_swept(yard)
