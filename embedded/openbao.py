@@ -8,8 +8,6 @@ import secrets
 from pathlib import Path
 from typing import Any, Self
 
-import hvac
-import hvac.exceptions
 import requests
 
 from embedded import wheels
@@ -90,12 +88,14 @@ class OpenBao:
         Raises:
             EmbeddedError: OpenBao does not answer, or refuses.
         """
+        from hvac.exceptions import VaultError  # noqa: PLC0415 - see `_client`
+
         client = self._client()
         try:
             if "transit/" not in client.sys.list_mounted_secrets_engines()["data"]:
                 client.sys.enable_secrets_engine("transit")
             client.secrets.transit.create_key(name, derived=True, key_type="aes256-gcm96")
-        except (hvac.exceptions.VaultError, requests.RequestException) as error:
+        except (VaultError, requests.RequestException) as error:
             raise EmbeddedError(
                 f"OpenBao at {self.address} did not make the key {name}: {error}."
                 f" Read {self._directory / 'openbao.log'}."
@@ -106,6 +106,8 @@ class OpenBao:
         self._process.stop()
 
     def _client(self) -> Any:  # noqa: ANN401 - hvac has no types
+        import hvac  # noqa: PLC0415 - imported by all that imports `embedded`, and needed by few
+
         client = hvac.Client(url=self.address, token=self.token, timeout=5)
         client.adapter.session.trust_env = False  # no proxy between us and the loopback
         return client
@@ -131,7 +133,9 @@ class OpenBao:
         return last if port_is_free(last) and port_is_free(last + 1) else free_port()
 
     def _answers(self) -> bool:
+        from hvac.exceptions import VaultError  # noqa: PLC0415 - see `_client`
+
         try:
             return bool(self._client().is_authenticated())
-        except (FileNotFoundError, hvac.exceptions.VaultError, requests.RequestException):
+        except (FileNotFoundError, VaultError, requests.RequestException):
             return False

@@ -1,38 +1,63 @@
 """The `rewrap` command: one group, one file for each kind of thing an operator does."""
 
+from importlib import import_module
+
 import click
 
-from scheduler.commands.approval import approval_key, approve
-from scheduler.commands.asking import cancel, pace, pause, resume, retry
-from scheduler.commands.audit import audit
-from scheduler.commands.backup import backup, backup_key
-from scheduler.commands.certificate import certificate, certificate_key, certificate_verify
-from scheduler.commands.config import config
-from scheduler.commands.cutover import cutover
-from scheduler.commands.demo import demo
-from scheduler.commands.dpapi import dpapi_ring
-from scheduler.commands.healthz import healthz
-from scheduler.commands.inventory import inventory
-from scheduler.commands.keys import control_key, create_kek
-from scheduler.commands.planning import plan
-from scheduler.commands.policy import policy
-from scheduler.commands.preflight import preflight
-from scheduler.commands.reading import blobs, status
-from scheduler.commands.rebind import rebind
-from scheduler.commands.rebuild import ledger_group
-from scheduler.commands.reconciliation import reconcile
-from scheduler.commands.retire import retire
-from scheduler.commands.rotation import rotate_kek
-from scheduler.commands.schedule import schedule
-from scheduler.commands.services import flower, scheduler, up, worker
-from scheduler.commands.setup import init
-from scheduler.commands.starting import start, verify
-from scheduler.commands.sweeping import sweep
-from scheduler.commands.unwinding import seal, undo
 from scheduler.desk import Desk
 
+_MODULES = {
+    "approval": ("approve", "approval-key"),
+    "asking": ("cancel", "pace", "pause", "resume", "retry"),
+    "backup": ("backup", "backup-key"),
+    "certificate": ("certificate", "certificate-key", "certificate-verify"),
+    "config": ("config",),
+    "cutover": ("cutover",),
+    "demo": ("demo",),
+    "dpapi": ("dpapi-ring",),
+    "healthz": ("healthz",),
+    "inventory": ("inventory",),
+    "keys": ("control-key", "create-kek"),
+    "planning": ("plan",),
+    "policy": ("policy",),
+    "preflight": ("preflight",),
+    "reading": ("blobs", "status"),
+    "rebind": ("rebind",),
+    "rebuild": ("ledger",),
+    "reconciliation": ("audit",),
+    "retire": ("retire",),
+    "rotation": ("rotate-kek",),
+    "schedule": ("schedule",),
+    "services": ("flower", "scheduler", "up", "worker"),
+    "setup": ("init",),
+    "starting": ("start", "verify"),
+    "sweeping": ("sweep",),
+    "unwinding": ("seal", "undo"),
+}
+_PLACES = {name: module for module, names in _MODULES.items() for name in names}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Commands(click.Group):
+    """Commands whose modules are imported when they are asked for: no process needs them all.
+
+    As click's documentation has it ("Lazily Loading Subcommands").
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return sorted(_PLACES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _PLACES:
+            return None
+        module = import_module(f"{__name__}.{_PLACES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.option("--config", "file", metavar="FILE", help="The configuration [default: rewrap.toml].")
 @click.pass_context
 def rewrap(context: click.Context, file: str | None) -> None:
@@ -42,14 +67,3 @@ def rewrap(context: click.Context, file: str | None) -> None:
     3 something needed is unreachable, 4 refused by a gate with nothing changed.
     """
     context.obj = Desk(file)
-
-
-_RUN = (init, create_kek, dpapi_ring, control_key, backup_key, up, scheduler, worker, flower, demo)
-_DO = (inventory, plan, start, verify, rotate_kek, seal, undo, sweep, backup, cutover, retire)
-_ASK = (schedule, pause, resume, cancel, pace, retry, rebind, ledger_group)
-_SIGN = (approve, approval_key, certificate, certificate_key, certificate_verify)
-_READ = (status, blobs, audit, policy, preflight, config, healthz)
-
-for command in (*_RUN, *_DO, *_ASK, *_SIGN, *_READ):
-    rewrap.add_command(command)
-audit.add_command(reconcile)

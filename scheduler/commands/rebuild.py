@@ -19,11 +19,11 @@ from scheduler.trail import folders_of
 
 
 @click.group("ledger")
-def ledger_group() -> None:
+def ledger() -> None:
     """Rebuild the ledger when it was lost, and drop what is not needed in it any more."""
 
 
-@ledger_group.command()
+@ledger.command()
 @click.argument("campaign", type=int)
 @yes
 @click.pass_obj
@@ -50,7 +50,7 @@ def drop(desk: Desk, campaign: int, *, yes: bool) -> int:
     return DONE
 
 
-@ledger_group.command()
+@ledger.command()
 @click.option(
     "--directory",
     "folders",

@@ -14,7 +14,7 @@ from keywrap.segments import contents
 from keywrap.trailfaults import Fault
 from ledger import audit as chain
 from scheduler import kmslogs, ownuses, showing, trail
-from scheduler.commands.audit import directories
+from scheduler.commands.audit import audit, directories
 from scheduler.commands.reading import as_json
 from scheduler.desk import DONE, EXCEPTIONS, USAGE, Desk, DeskError
 from scheduler.kmslogs import LogError, Logged, LoggedUse
@@ -36,7 +36,7 @@ class _Logs:
     of_other_keys: int = 0
 
 
-@click.command()
+@audit.command()
 @click.option(
     "--log",
     "logs",

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from embedded import Postgres
@@ -175,3 +176,7 @@ def test_an_upgrade_that_gets_no_lock_at_first_lets_go_and_tries_again(
             assert not upgraded.done()
         upgraded.result()
     assert schema.is_current(old.ledger)
+
+
+def test_the_newest_migration_is_the_one_that_this_code_expects() -> None:
+    assert ScriptDirectory.from_config(schema._config()).get_heads() == [schema.HEAD]
