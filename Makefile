@@ -9,6 +9,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 # Most tests wait for processes of ours: one more at once than there are cores keeps these busy.
 TEST_PROCESSES ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
 
@@ -38,8 +39,9 @@ lint: venv ## style, types, and which room may import which
 	cd '$(ROOT)' && '$(VENV)/bin/mypy'
 	cd '$(ROOT)' && '$(VENV)/bin/lint-imports'
 
-bench: venv ## measure throughput on this machine
-	cd '$(ROOT)' && '$(PY)' -m bench $(BENCH_ARGS)
+bench: venv ## measure on this machine (BENCH=bench BENCH_ARGS="--scene s3-aws")
+	cd '$(ROOT)' && status=0; for part in $(BENCH); do \
+		'$(PY)' -m $$part $(BENCH_ARGS) || status=1; done; exit $$status
 
 lock: ## write the lock files from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer ones)
 	@command -v '$(UV)' >/dev/null || { echo "make lock needs uv: '$(PY)' -m pip install uv" >&2; exit 1; }
