@@ -7,8 +7,7 @@ PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && 
 UV ?= $(firstword $(wildcard $(VENV)/bin/uv) uv)
 DEMO_ARGS ?=
 TEST_ARGS ?=
-# Most tests wait for processes of ours: one more at once than there are cores keeps these busy.
-TEST_PROCESSES ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+TEST_PROCESSES ?= 2
 BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=

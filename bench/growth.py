@@ -1,7 +1,7 @@
 """`python -m bench.growth`: what a blob costs as there are more and more of them.
 
 The same campaign (files, key file, every wrap proved) at one size after another, each with
-processes and a store of its own: time a blob, the workers' memory, bytes of ledger a blob, the
+processes of its own: time a blob, the workers' memory, bytes of ledger a blob, the
 database's time for a tick and for a status, and how near the plan's estimate came. Exits 0 where
 the largest size is within what is asked for.
 """
@@ -59,7 +59,7 @@ class Size:
         blobs: how many there were.
         seconds: from the request to the end.
         phases: seconds in each state, and `rewrap`: from the first shard to the last outcome.
-        planned_s: how long the plan said it would take.
+        planned_s: how long the plan said it would take, by the rate of the size before.
         worker_bytes: the most memory that a worker's processes have held, each.
         ledger_bytes: of inventory, outcomes and shards, with indexes.
         tick_s: database time of a tick's reading of this campaign, median.
@@ -100,10 +100,11 @@ def growth(*, sizes: tuple[int, ...], name: str) -> None:
     console = Console()
     found = []
     try:
-        with servers(place_of_ledger()) as (bao, urls):
+        with ExitStack() as stack:
+            bao, urls = stack.enter_context(servers(place_of_ledger()))
+            staged = stack.enter_context(stage(SCENES[name], place_of_store(), bao, urls))
             for size in sizes:
-                with stage(SCENES[name], place_of_store(), bao, urls) as staged:
-                    found.append(_play(staged, size, console))
+                found.append(_play(staged, size, console))
                 _show(found, console)
     except BenchError as error:
         raise click.ClickException(str(error)) from error
@@ -116,6 +117,7 @@ def growth(*, sizes: tuple[int, ...], name: str) -> None:
 
 def _play(staged: Stage, size: int, console: Console) -> Size:
     blob_ids = staged.staged.legacy.ids(size)
+    staged.set(())  # what the size before has left
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with ExitStack() as running:
         shown = running.enter_context(Progress(*columns, TimeElapsedColumn(), console=console))

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import click
+
 
 class Terminal:
     """Where tests type commands; one at a time."""
@@ -46,9 +48,16 @@ class Terminal:
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
+        except BaseException:
+            # The answer that is still to come would be taken for that of the next command.
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+            raise
 
     def close(self) -> None:
         if self._process is not None:
@@ -66,7 +75,10 @@ def _text(file: IO[bytes]) -> str:
 
 def _serve() -> None:
     from scheduler.__main__ import main  # noqa: PLC0415 - what is paid for once
+    from scheduler.commands import rewrap  # noqa: PLC0415 - likewise
 
+    for name in rewrap.list_commands(click.Context(rewrap)):
+        rewrap.get_command(click.Context(rewrap), name)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

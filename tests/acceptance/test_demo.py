@@ -21,7 +21,7 @@ def test_the_demo_ends_well_and_leaves_nothing_behind(
 ) -> None:
     place = server_directory / "demo"
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    ran = run(["demo", "--blobs", "200", "--dir", str(place)], environment, tmp_path, 150)
+    ran = run(["demo", "--blobs", "200", "--dir", str(place)], environment, tmp_path, 280)
     assert ran.code == 0, ran.out + ran.err
     assert "every blob decrypts to its original, and the counts balance" in ran.out
     assert ran.out.count("200 blobs, each is its original") == 3

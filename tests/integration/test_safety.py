@@ -188,7 +188,7 @@ def test_a_canary_that_does_not_open_stops_the_campaign_until_a_person_resumes(
 def test_a_campaign_stops_by_itself_when_too_many_blobs_are_quarantined(
     yard: SafeYard, bad: int, code: str | None
 ) -> None:
-    yard.gates = Gates(canary=0, after=8, quarantined_percent=20)
+    yard.gates = Gates(canary=0, after=16, quarantined_percent=20)
     ids = yard.plant(20, ("wrapped",))
     for blob_id in ids[:bad]:
         yard.world.edit(blob_id, wrapped_dek="AAAA")
