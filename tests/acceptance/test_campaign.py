@@ -159,6 +159,18 @@ def test_verify_opens_a_sample_or_all_and_tells_a_damaged_blob(
     assert (ran.code, "complete" in ran.out) == (0, True), ran
 
 
+def assert_droppable(site: Site, inventory: str) -> None:
+    """See that the lists of an inventory can be dropped, and that commands say so afterwards."""
+    ran = site.rewrap("ledger", "drop", inventory)
+    assert (ran.code, "[yes_wanted]" in ran.err) == (2, True), ran
+    ran = site.rewrap("ledger", "drop", inventory, "--yes")
+    assert (ran.code, f"next: rewrap status {inventory}" in ran.out) == (0, True), ran
+    for words in (("blobs", inventory), ("ledger", "drop", inventory, "--yes")):
+        ran = site.rewrap(*words)
+        assert (ran.code, "[lists_dropped]" in ran.err) == (4, True), ran
+    assert site.ask("status", inventory)["counts"]["scanned"] > 0, "its counts stay"
+
+
 def test_an_inventory_is_exported_whole_with_odd_ids_as_they_are(
     acceptance: Node, tmp_path: Path
 ) -> None:
@@ -186,7 +198,9 @@ def test_an_inventory_is_exported_whole_with_odd_ids_as_they_are(
     ran = site.rewrap("inventory", "--prefix", "odd/", "--export", str(tmp_path / "none/b.csv"))
     assert ran.code == 3
     assert "no part of it was left: No such file or directory [file_not_writable]" in ran.err
+    first = str(document["campaign"])
     listed = site.ask("inventory", "--prefix", "odd/", "--from", str(csv_file))
+    assert_droppable(site, first)
     assert (listed["listed"], listed["scanned"]) == (len(every), len(every))
     assert listed["by_key"] == document["by_key"]
     few = tmp_path / "few.txt"
