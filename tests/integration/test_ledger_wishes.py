@@ -6,7 +6,7 @@ import pytest
 
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Outcome
-from ledger import rotations, wishes
+from ledger import rotations, shards, wishes
 from ledger.campaigns import Campaign, RequestRefusedError
 from ledger.connection import Ledger
 from ledger.states import FINISHED, Kind, ShardState, State
@@ -84,6 +84,20 @@ def test_a_resumed_campaign_goes_back_to_where_it_was(
         assert wishes.resume(connection, desk.get(campaign)) is left
     with desk.ledger.begin() as connection, pytest.raises(RequestRefusedError):
         wishes.resume(connection, desk.get(campaign))
+
+
+def test_a_resumed_campaign_waits_for_no_offer_that_nobody_took(desk: Desk) -> None:
+    campaign = desk.campaign()
+    desk.force(campaign, State.RUNNING)
+    for _ in range(3):
+        desk.shard(campaign)
+    lease = desk.claim(campaign)
+    desk.step(campaign, State.STOPPED)
+    with desk.ledger.begin() as connection:
+        wishes.resume(connection, desk.get(campaign))
+        offered = shards.offer(connection, campaign, 3, 60.0)
+    assert len(offered) == 2, "the offers of before are made again"
+    assert lease.shard_no not in {o.shard_no for o in offered}, "one that is in work stays"
 
 
 def test_a_campaign_that_was_paused_before_it_began_begins_when_resumed(desk: Desk) -> None:
