@@ -26,6 +26,8 @@ WORKERS = 2
 
 _POLL_S = 0.05
 _STALLED_S = 60.0
+_SCANNED_S = 1800.0
+"""As long as a campaign may be in a state without deciding a blob: a scan of a million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ class Ours:
         """Wait for the campaign's end, and note how long it was in each state."""
         phases: dict[str, float] = {}
         since = looked = moved = time.perf_counter()
+        seen: tuple[str, int] | None = None
         while True:
             with self._ledger.begin() as connection:
                 campaign = campaigns.get(connection, campaign_id)
@@ -174,13 +177,15 @@ class Ours:
                 now = time.perf_counter()
                 phases[campaign.state] = phases.get(campaign.state, 0.0) + now - since
                 since = now
-                if campaign.is_finished or now - moved > _STALLED_S:
+                if campaign.is_finished or now - moved > _SCANNED_S:
                     del phases[campaign.state]
                     return campaign, phases
                 if now - looked > 1:
                     decided = progress.read(connection, campaign_id, Kind.MIGRATE).decided
                     tell(decided)
                     looked = now
+                    if seen != (campaign.state, decided):
+                        seen, moved = (campaign.state, decided), now
             time.sleep(_POLL_S)
 
 
