@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
-from obstore.store import S3Store
+from obstore.exceptions import GenericError
+from obstore.store import MemoryStore, S3Store
 
 from keywrap.blobs import EncryptedBlobs
 from keywrap.contentformat import READ_BYTES, ContentError
@@ -300,6 +302,21 @@ def test_a_bucket_shows_nothing_of_an_upload_that_broke_off(s3: Any, bucket: Any
         blobs.put_stream("a", _Gone(2 * PART_BYTES))
     assert keys_in(s3) == set()
     assert "Uploads" not in s3.list_multipart_uploads(Bucket="blobs")
+
+
+def test_why_an_upload_was_ended_is_told_even_where_the_store_refuses_to_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_client: object, _key: str, chunks: Iterator[bytes], **_options: object) -> None:
+        with suppress(ConnectionResetError):
+            list(chunks)
+        raise GenericError("500")
+
+    monkeypatch.setattr("keywrap.objectuploads.obstore.put", refuse)
+    with pytest.raises(ConnectionResetError):
+        upload(MemoryStore(), "a", breaking(PART_BYTES, ConnectionResetError()))
+    with pytest.raises(GenericError):
+        upload(MemoryStore(), "a", pieces(PART_BYTES))
 
 
 def test_an_upload_replaces_no_object_that_is_there(s3: Any, bucket: UploadingStore) -> None:
