@@ -211,7 +211,8 @@ def test_a_swapped_sidecar_is_quarantined_and_not_laundered(world: World, kind: 
 def test_damage_after_the_first_record_is_quarantined_and_left_as_it_was(world: World) -> None:
     world.plant("direct", "a", b"x" * 20_000)
     name = world.layout.content_name("a")
-    world.store._objects[name] = world.store._objects[name][:-1] + b"!"
+    content = world.store._objects[name]
+    world.store._objects[name] = content[:-1] + bytes([content[-1] ^ 1])
     before = world.snapshot()
     result = by_id(reencrypt(world, "a"))["a"]
     assert (result.outcome, result.reason_code) == (Outcome.QUARANTINED, "content_does_not_open")
