@@ -224,6 +224,11 @@ class World:
         return self.rewrapper(before).rewrap(blob_ids, goal)
 
 
+def spoilt(data: bytes) -> bytes:
+    """Return data of which the last byte is another one."""
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
 def at(step: str, act: Callable[[], None]) -> Callable[[str], None]:
     """Make a `before` hook that acts once, at the first step of that name."""
     left = [act]

@@ -14,6 +14,7 @@ from keywrap.testing.legacy import LegacyBlobs
 from scheduler.story import Story
 from tests.nodes import processes_of
 from tests.sites import ROOT, run
+from tests.worlds import spoilt
 
 
 def test_the_demo_ends_well_and_leaves_nothing_behind(
@@ -50,7 +51,7 @@ def test_the_demo_does_not_end_well_where_one_blob_is_not_its_original(
     assert story.summary() == 0
     content = tmp_path / f"{ids[2]}.blob"
     if fault == "damaged":
-        content.write_bytes(content.read_bytes()[:-1] + b"\0")
+        content.write_bytes(spoilt(content.read_bytes()))
     elif fault == "gone":
         content.unlink()
     else:

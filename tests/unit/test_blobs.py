@@ -14,7 +14,7 @@ from keywrap.reading import QuarantineError
 from keywrap.rewrapping import Outcome, Prove
 from keywrap.stores import NotFoundError, StoreUnavailableError
 from tests import plainstreams
-from tests.worlds import KEK, LEGACY_KINDS, SimulatedCrash, World, crash
+from tests.worlds import KEK, LEGACY_KINDS, SimulatedCrash, World, crash, spoilt
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_the_first_piece_is_opened_before_the_stream_is_handed_out(
         blobs.stream("missing")
     blobs.put("a", b"text")
     (name,) = _objects(world, "a")
-    world.store._objects[name] = world.store._objects[name][:-1] + b"?"
+    world.store._objects[name] = spoilt(world.store._objects[name])
     with pytest.raises(ContentError):
         blobs.stream("a")
     world.kms.fail_next(DeniedError("not you", key=KEK))

@@ -15,7 +15,7 @@ from keywrap.reencrypting import Reencrypter, is_marked, new_generation
 from keywrap.rewrapping import Goal, Outcome, Prove, Report, Selection
 from keywrap.stores import StoreUnavailableError
 from keywrap.stream_v1 import StreamV1
-from tests.worlds import KEK, KINDS, SimulatedCrash, World, at, by_id, crash
+from tests.worlds import KEK, KINDS, SimulatedCrash, World, at, by_id, crash, spoilt
 
 MARK = b"one campaign"
 STEPS = ("read", "open", "match", "wrap", "prove", "encrypt", "replace")
@@ -211,8 +211,7 @@ def test_a_swapped_sidecar_is_quarantined_and_not_laundered(world: World, kind: 
 def test_damage_after_the_first_record_is_quarantined_and_left_as_it_was(world: World) -> None:
     world.plant("direct", "a", b"x" * 20_000)
     name = world.layout.content_name("a")
-    content = world.store._objects[name]
-    world.store._objects[name] = content[:-1] + bytes([content[-1] ^ 1])
+    world.store._objects[name] = spoilt(world.store._objects[name])
     before = world.snapshot()
     result = by_id(reencrypt(world, "a"))["a"]
     assert (result.outcome, result.reason_code) == (Outcome.QUARANTINED, "content_does_not_open")
@@ -236,7 +235,7 @@ def test_a_store_that_spoils_the_new_content_stops_the_batch(world: World) -> No
     ids = plant_all(world)
     before = world.snapshot()
     create = world.store.create
-    world.store.create = lambda name, data: create(name, data[:-1] + b"!")  # type: ignore[method-assign]
+    world.store.create = lambda name, data: create(name, spoilt(data))  # type: ignore[method-assign]
     report = reencrypt(world, *ids)
     assert isinstance(report.interruption, ProofFailedError)
     assert {n: d for n, d in world.snapshot().items() if ".~" not in n} == before

@@ -21,7 +21,7 @@ from keywrap.rewrapping import Goal, Outcome, Prove, Report, Selection
 from keywrap.scan import contents
 from keywrap.stores import StoreUnavailableError
 from keywrap.sweeping import CLOCK, MIN_GRACE_S, CannotSweepError, Sweeper, take_bearings
-from tests.worlds import KINDS, SimulatedCrash, World, at, by_id, crash
+from tests.worlds import KINDS, SimulatedCrash, World, at, by_id, crash, spoilt
 
 GRACE_S = 7 * 86_400.0
 STEPS = ("read", "age", "open", "match", "remove")
@@ -215,7 +215,7 @@ def test_a_large_content_is_read_to_its_end_first(yard: Yard) -> None:
     yard.reencrypt("a")
     yard.let_grace_pass()
     live = f"a.~{yard.world.sidecar('a')['object']}"
-    yard.world.store._objects[live] = yard.world.store._objects[live][:-1] + b"!"
+    yard.world.store._objects[live] = spoilt(yard.world.store._objects[live])
     assert by_id(yard.sweep("a"))["a"].outcome is Outcome.QUARANTINED
     assert "a" in yard.stored()
 
