@@ -32,11 +32,3 @@ class VersionedBucket(Protocol):
         self, prefix: str, wanted: Callable[[str], bool], limit: int
     ) -> Iterator[tuple[str, bytes | None]]:
         """Yield key and data of each; see `keywrap.stores.VersionedStore`."""
-
-
-@runtime_checkable
-class TaggedBucket(Protocol):
-    """A bucket whose listing says the version tag of each object."""
-
-    def tagged(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield every key that starts with `prefix` once, and its tag; "" where it is not said."""

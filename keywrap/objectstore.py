@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import tenacity
 
 from keywrap.layout import MAX_BLOB_ID_BYTES, RESERVED
-from keywrap.objectbucket import Bucket, Operation, TaggedBucket, VersionedBucket
+from keywrap.objectbucket import Bucket, Operation, VersionedBucket
 from keywrap.objectmarks import StoredObject, marks_of
 from keywrap.objectreplies import Kind, Reply, reply_of
 from keywrap.objectwrites import Write
@@ -128,7 +128,7 @@ class ObjectStore:
 
     def check(self) -> None:
         """Tell a bucket that is away or denied from an object that is; see `Store.check`."""
-        _require_first_process()
+        require_first_process()
         self._bucket.check(self._prefix)
 
     def read(self, name: str, *, limit: int | None = None) -> StoredObject:
@@ -225,22 +225,15 @@ class ObjectStore:
         Every key is yielded as it is, also one that cannot be read by its name. The store's own
         corner is yielded only where the prefix lies in it.
         """
-        _require_first_process()
+        require_first_process()
         for key in self._bucket.keys(self._prefix + prefix):
-            name = key[len(self._prefix) :]
-            if _is_listed(name, prefix):
+            if (name := self._listed(key, prefix)) is not None:
                 yield name
 
-    def tagged(self, prefix: str = "") -> Iterator[tuple[str, str]]:
-        """Yield names and version tags; see `keywrap.stores.TaggedStore`."""
-        if not isinstance(self._bucket, TaggedBucket):
-            yield from ((name, "") for name in self.names(prefix))
-            return
-        _require_first_process()
-        for key, tag in self._bucket.tagged(self._prefix + prefix):
-            name = key[len(self._prefix) :]
-            if _is_listed(name, prefix):
-                yield name, tag
+    def _listed(self, key: str, prefix: str) -> str | None:
+        """Return the name of a key that was listed; None for the store's own corner."""
+        name = key[len(self._prefix) :]
+        return None if name.startswith(RESERVED) and not prefix.startswith(RESERVED) else name
 
     def old_versions(
         self, wanted: Callable[[str], bool], limit: int
@@ -268,7 +261,7 @@ class ObjectStore:
         return self._retrying(again)
 
     def _key(self, name: str) -> str:
-        _require_first_process()
+        require_first_process()
         key = self._prefix + name
         if (
             self._not_carried.search(name)
@@ -381,12 +374,12 @@ class ObjectStore:
         return tag
 
 
-def _is_listed(name: str, prefix: str) -> bool:
-    # The store's own corner only to who asks for it.
-    return prefix.startswith(RESERVED) or not name.startswith(RESERVED)
+def require_first_process() -> None:
+    """Refuse to use a bucket in a process that was forked from one that has used one.
 
-
-def _require_first_process() -> None:
+    Raises:
+        StoreUnavailableError: it was: threads and locks of the client below are not there.
+    """
     global _first_user
     process = os.getpid()
     if _first_user != process:

@@ -118,7 +118,7 @@ class S3Bucket:
         return list_keys(self.page, prefix, LISTING_THREADS)
 
     def tagged(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield keys and ETags; see `keywrap.objectbucket.TaggedBucket`."""
+        """Yield what `keys` does, and each one's ETag; "" where the listing does not say it."""
         return list_tagged(self.page, prefix, LISTING_THREADS)
 
     def page(self, prefix: str, after: str, by_folder: bool) -> Page:  # noqa: FBT001

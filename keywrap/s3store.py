@@ -11,6 +11,7 @@ are trusted (`SSL_CERT_FILE`, `AWS_CA_BUNDLE`).
 import os
 import re
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from keywrap.endpoints import (
     client_options,
     folder_of,
 )
-from keywrap.objectstore import ObjectStore
+from keywrap.objectstore import ObjectStore, require_first_process
 from keywrap.s3versions import VersionedS3Bucket
 from keywrap.stores import StoreUnavailableError
 
@@ -93,6 +94,21 @@ class AwsCredentials:
         }
 
 
+class S3ObjectStore(ObjectStore):
+    """A store in a bucket of S3, whose listing says each object's ETag."""
+
+    def __init__(self, client: "S3Store", bucket: VersionedS3Bucket, prefix: str = "") -> None:
+        super().__init__(client, bucket, prefix)
+        self._s3_bucket = bucket
+
+    def tagged(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Yield names and ETags; see `keywrap.stores.TaggedStore`."""
+        require_first_process()
+        for key, tag in self._s3_bucket.tagged(self._prefix + prefix):
+            if (name := self._listed(key, prefix)) is not None:
+                yield name, tag
+
+
 def open_s3(  # noqa: PLR0913 - keyword-only
     bucket: str,
     prefix: str = "",
@@ -103,7 +119,7 @@ def open_s3(  # noqa: PLR0913 - keyword-only
     profile: str = "",
     timeout_s: float = 30.0,
     connections: int = DEFAULT_CONNECTIONS,
-) -> ObjectStore:
+) -> S3ObjectStore:
     """Open a store in a bucket; connects to nothing, and looks for no credentials yet.
 
     Args:
@@ -163,7 +179,7 @@ def open_s3(  # noqa: PLR0913 - keyword-only
         timeout_s=timeout_s,
         ca_bundle=os.environ.get("AWS_CA_BUNDLE", ""),
     )
-    return ObjectStore(client, described, folder)
+    return S3ObjectStore(client, described, folder)
 
 
 def _check(bucket: str, region: str, endpoint: str, *, allow_http: bool) -> None:

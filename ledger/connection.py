@@ -8,13 +8,28 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import InterfaceError as SqlInterfaceError
 from sqlalchemy.exc import ProgrammingError as SqlProgrammingError
 
-__all__ = ["Connection", "Ledger", "LedgerNotReadyError", "LedgerUnavailableError"]
+__all__ = [
+    "Connection",
+    "Ledger",
+    "LedgerBusyError",
+    "LedgerNotReadyError",
+    "LedgerUnavailableError",
+    "waiting_briefly",
+]
 
 _UNDEFINED_TABLE = "42P01"
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class LedgerUnavailableError(Exception):
     """PostgreSQL does not answer. Whatever was not committed has not happened."""
+
+
+class LedgerBusyError(LedgerUnavailableError):
+    """Others hold tables that were to be changed. Nothing of the transaction has happened."""
+
+    reason_code = "ledger_busy"
+    next_command = "run it again"
 
 
 class LedgerNotReadyError(Exception):
@@ -101,6 +116,27 @@ class Ledger:
     def close(self) -> None:
         """Give all connections back."""
         self._engine.dispose()
+
+
+@contextmanager
+def waiting_briefly(connection: Connection, timeout: str, untouched: str) -> Iterator[None]:
+    """Wait for tables no longer than a moment: all who ask for them later wait behind us.
+
+    Args:
+        connection: the transaction; the limit holds until its end.
+        timeout: the longest wait, as PostgreSQL's `lock_timeout` takes it, such as `3s`.
+        untouched: what to say was not done.
+
+    Raises:
+        LedgerBusyError: others hold them yet, as `pg_dump` does; the transaction is at its end.
+    """
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{timeout}'")
+    try:
+        yield
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", "") != _LOCK_NOT_AVAILABLE:
+            raise
+        raise LedgerBusyError(f"the ledger's tables are in use; {untouched}") from error
 
 
 def _first_line(error: DBAPIError) -> str:

@@ -1,14 +1,13 @@
 """Dropping what a finished campaign has listed; what it came to stays in its shards."""
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
 
-from ledger import history, partitions
+from ledger import backups, history, partitions
 from ledger.campaigns import Campaign, RequestRefusedError
+from ledger.connection import LedgerBusyError, waiting_briefly
 from ledger.states import KEEPING, Kind, State
 
 _LOCK_TIMEOUT = "3s"
-_LOCK_NOT_AVAILABLE = "55P03"
 
 
 def drop_lists(connection: Connection, campaign: Campaign, *, leaves_previous: bool) -> None:
@@ -24,16 +23,13 @@ def drop_lists(connection: Connection, campaign: Campaign, *, leaves_previous: b
     """
     refuse_needed(connection, campaign, leaves_previous=leaves_previous)
     try:
-        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"))
-        for table in ("inventory", "outcome"):
-            partitions.drop(connection, table, campaign.id)
-    except OperationalError as error:
-        if getattr(error.orig, "sqlstate", "") != _LOCK_NOT_AVAILABLE:
-            raise
+        untouched = f"nothing of campaign {campaign.id} was dropped"
+        with waiting_briefly(connection, _LOCK_TIMEOUT, untouched):
+            for table in ("inventory", "outcome"):
+                partitions.drop(connection, table, campaign.id)
+    except LedgerBusyError as error:
         raise RequestRefusedError(
-            "ledger_busy",
-            f"others use the ledger's tables; nothing of campaign {campaign.id} was dropped",
-            f"rewrap ledger drop {campaign.id}",
+            error.reason_code, str(error), f"rewrap ledger drop {campaign.id}"
         ) from error
     connection.execute(
         text("UPDATE campaign SET lists_dropped_at = clock_timestamp() WHERE id = :id"),
@@ -59,7 +55,7 @@ def refuse_needed(connection: Connection, campaign: Campaign, *, leaves_previous
         )
     if not campaign.is_finished:
         raise _refused(campaign, "not_finished", "it is not finished", f"rewrap status {here}")
-    if _has_backup(connection, here):
+    if backups.get(connection, here) is not None:
         why = "its inventory tells `retire` which keys its backup needs"
         raise _refused(campaign, "backup_on_record", why, "rewrap backup list")
     if campaign.kind in KEEPING and leaves_previous and not history.is_unwound(connection, here):
@@ -69,15 +65,6 @@ def refuse_needed(connection: Connection, campaign: Campaign, *, leaves_previous
     if campaign.kind is Kind.INVENTORY and newest == here:
         why = "it is the newest inventory, with which the next is compared"
         raise _refused(campaign, "newest_inventory", why, "rewrap inventory")
-
-
-def _has_backup(connection: Connection, campaign_id: int) -> bool:
-    return bool(
-        connection.scalar(
-            text("SELECT EXISTS (SELECT 1 FROM backup WHERE campaign_id = :id)"),
-            {"id": campaign_id},
-        )
-    )
 
 
 def _refused(

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import tenacity
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
-from ledger.connection import Ledger, LedgerUnavailableError
+from ledger.connection import Ledger, LedgerBusyError, waiting_briefly
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -21,17 +20,8 @@ _MIGRATIONS = Path(__file__).parent.parent / "alembic"
 _LOCK = 0x7277_0002
 """Advisory lock: one process migrates, the others wait for it."""
 _LOCK_TIMEOUT = "3s"
-"""A table is waited for no longer: all who ask for it later wait behind the migration."""
 _ATTEMPTS = 5
 _PAUSE_S = 1.0
-_LOCK_NOT_AVAILABLE = "55P03"
-
-
-class LedgerBusyError(LedgerUnavailableError):
-    """Others hold tables that a migration changes. It has changed nothing."""
-
-    reason_code = "ledger_busy"
-    next_command = "run it again"
 
 
 def _config() -> "Config":
@@ -63,19 +53,12 @@ def _upgrade(ledger: Ledger) -> None:
 
     with ledger.begin() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        # After that lock, which is waited for as long as another process migrates.
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
         config = _config()
         config.attributes["connection"] = connection
-        try:
+        untouched = "its schema could not be brought up to date, nothing was changed: run it again"
+        # After that lock, which is waited for as long as another process migrates.
+        with waiting_briefly(connection, _LOCK_TIMEOUT, untouched):
             command.upgrade(config, "head")
-        except OperationalError as error:
-            if getattr(error.orig, "sqlstate", "") != _LOCK_NOT_AVAILABLE:
-                raise
-            raise LedgerBusyError(
-                "the ledger's tables are in use, so its schema could not be brought up to date; "
-                "nothing was changed: run it again"
-            ) from error
 
 
 def check(ledger: Ledger) -> None:

@@ -13,8 +13,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from embedded.launching import end_with_parent
-from keywrap.objectstore import ObjectStore
-from keywrap.s3store import open_s3
+from keywrap.s3store import S3ObjectStore, open_s3
 from keywrap.testing.aws_server import AwsServer
 
 REGION = "eu-central-1"
@@ -131,7 +130,7 @@ def s3_bucket(aws_server: AwsServer) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_store(aws_server: AwsServer, s3_bucket: str) -> ObjectStore:
+def s3_store(aws_server: AwsServer, s3_bucket: str) -> S3ObjectStore:
     """An empty store, in a folder of `s3_bucket`."""
     return open_s3(s3_bucket, "tenant", region=REGION, endpoint=aws_server.address, allow_http=True)
 

@@ -65,20 +65,17 @@ def kms_client(region: str, access: AwsAccess, session: "Session | None" = None)
         "kms",
         endpoint_url=access.endpoint or None,
         verify=str(access.ca_file) if access.ca_file else True,
-        config=Config(
-            # One attempt: AwsConnection retries, and knows that a rotation must not be.
-            retries={"mode": "standard", "total_max_attempts": 1},
-            connect_timeout=min(CONNECT_TIMEOUT_S, access.timeout_s),
-            read_timeout=access.timeout_s,
-            max_pool_connections=access.threads,
-            parameter_validation=False,
-            # botocore composes its own anew for each request, a fifth of a request's CPU.
-            user_agent="keywrap boto3",
-            # The configuration alone decides the road: neither environment nor AWS files.
-            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg] # stubs lag behind
-            use_fips_endpoint=False,
-            use_dualstack_endpoint=False,
-            proxies={},
+        config=awssession.client_config(
+            access.timeout_s,
+            CONNECT_TIMEOUT_S,
+            1,  # AwsConnection retries, and knows that a rotation must not be
+            Config(
+                max_pool_connections=access.threads,
+                parameter_validation=False,
+                # botocore composes its own anew for each request, a fifth of a request's CPU.
+                user_agent="keywrap boto3",
+                proxies={},
+            ),
         ),
     )
     silence({"boto3", "botocore", "urllib3"})

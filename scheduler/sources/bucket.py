@@ -10,7 +10,7 @@ import tenacity
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
-from keywrap.awssession import session
+from keywrap import awssession
 from keywrap.config import StoreConfig
 from keywrap.endpoints import CONNECT_TIMEOUT_S
 from scheduler.sources.files import read_errors
@@ -136,24 +136,22 @@ class BucketReport:
 def _client(store: StoreConfig) -> "S3Client":
     try:
         road = boto3.session.Session(
-            region_name=store.region, botocore_session=session(store.profile)
+            region_name=store.region, botocore_session=awssession.session(store.profile)
         )
         return road.client(
             "s3",
             endpoint_url=store.endpoint or None,
-            config=Config(
-                signature_version="s3v4",
-                retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-                connect_timeout=min(CONNECT_TIMEOUT_S, store.timeout_s),
-                read_timeout=store.timeout_s,
-                s3={
-                    "addressing_style": "path" if store.endpoint else "auto",
-                    "use_accelerate_endpoint": False,
-                },
-                # The configuration alone decides the road: neither environment nor AWS files.
-                ignore_configured_endpoint_urls=True,  # type: ignore[call-arg] # stubs lag behind
-                use_fips_endpoint=False,
-                use_dualstack_endpoint=False,
+            config=awssession.client_config(
+                store.timeout_s,
+                CONNECT_TIMEOUT_S,
+                _ATTEMPTS,
+                Config(
+                    signature_version="s3v4",
+                    s3={
+                        "addressing_style": "path" if store.endpoint else "auto",
+                        "use_accelerate_endpoint": False,
+                    },
+                ),
             ),
         )
     except BotoCoreError as error:

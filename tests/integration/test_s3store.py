@@ -17,7 +17,7 @@ from mypy_boto3_s3 import S3Client
 
 from keywrap.objectmarks import MARKS
 from keywrap.objectstore import ObjectStore
-from keywrap.s3store import open_s3
+from keywrap.s3store import S3ObjectStore, open_s3
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,
@@ -183,7 +183,7 @@ def test_the_stores_own_corner_is_listed_only_when_asked_for(s3_store: ObjectSto
     assert list(s3_store.names(".rewrap/")) == [".rewrap/control.json"]
 
 
-def test_the_listing_says_the_tag_that_a_read_returns(s3_store: ObjectStore) -> None:
+def test_the_listing_says_the_tag_that_a_read_returns(s3_store: S3ObjectStore) -> None:
     names = {"a", "f/b c+d", "f/&amp;<é>", "f/g/h"}
     for name in names:
         s3_store.create(name, name.encode())
@@ -382,7 +382,7 @@ def test_opening_connects_to_nothing_and_needs_no_credentials(
 
 FORKS = """
 import os, sys
-from keywrap.s3store import open_s3
+from keywrap.s3store import S3ObjectStore, open_s3
 from keywrap.stores import StoreUnavailableError
 
 bucket, address = sys.argv[1:]
