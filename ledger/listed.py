@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import text
 
 from ledger import partitions
-from ledger.connection import Connection, Ledger
+from ledger.connection import Connection, Ledger, waiting_briefly
 from ledger.states import FINISHED
 
 _SLOTS = 1024
@@ -17,6 +17,8 @@ and no more than this are there (`workers.settings.Scheduler.scan_parts`)."""
 
 _AT_ONCE = 10_000
 _IDLE = "30min"
+_LOCK_TIMEOUT = "100ms"
+"""A tick waits no longer: the next one tries again."""
 
 
 class BlobList:
@@ -83,7 +85,11 @@ def _page(ledger: Ledger, list_id: UUID, slot: int, after: str) -> list[str]:
 
 
 def drop_finished(connection: Connection) -> None:
-    """Drop the lists of inventories that are finished."""
+    """Drop the lists of inventories that are finished.
+
+    Raises:
+        LedgerBusyError: somebody reads them, as `pg_dump` does; all of them stay for now.
+    """
     rows = connection.execute(
         text(
             "WITH over AS (SELECT id, list_id FROM campaign"
@@ -93,8 +99,9 @@ def drop_finished(connection: Connection) -> None:
         ),
         {"finished": list(FINISHED)},
     )
-    for row in rows.all():
-        partitions.drop(connection, "listed", row.list_id)
+    with waiting_briefly(connection, _LOCK_TIMEOUT, "lists stay"):
+        for row in rows.all():
+            partitions.drop(connection, "listed", row.list_id)
 
 
 def _slot(blob_id: str) -> int:

@@ -6,6 +6,7 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from ledger import (
@@ -20,7 +21,7 @@ from ledger import (
     shards,
 )
 from ledger.campaigns import Campaign
-from ledger.connection import Connection, Ledger
+from ledger.connection import Connection, Ledger, LedgerBusyError
 from ledger.shards import Offer
 from ledger.states import REWRAPPING, ShardKind, State
 from scheduler import windows
@@ -93,10 +94,11 @@ class Dispatcher:
                     reason="the workers of a scan died or failed again and again; see their log",
                 )
             rotations.close_finished(connection)
-            listed.drop_finished(connection)
             opened = campaigns.open_campaigns(connection)
         with self._ledger.begin() as connection:
             audit.chain_new(connection)
+        with suppress(LedgerBusyError), self._ledger.begin() as connection:
+            listed.drop_finished(connection)
         stepped, offers = False, []
         for campaign in opened:
             with self._ledger.begin() as connection:  # one campaign's trouble is not another's

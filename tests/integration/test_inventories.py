@@ -1,5 +1,6 @@
 """Inventories that need not read everything: given a list, or knowing sidecars by their tags."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -135,6 +136,23 @@ def test_an_inventory_looks_at_the_blobs_of_its_list_and_at_no_others(yard: Yard
     assert read <= 11
     yard.tick()
     assert lists(yard) == 0, "a list goes with its inventory"
+
+
+def test_a_tick_waits_for_nobody_who_reads_the_list_as_a_dump_does(yard: Yard) -> None:
+    ids = yard.plant(4)
+    list_id, _ = given(yard, ids)
+    campaign = yard.start(Kind.INVENTORY, store="here", list_id=list_id)
+    assert yard.run(campaign).state is State.COMPLETE
+    with yard.ledger.begin() as dump:
+        dump.execute(text(f"LOCK TABLE listed, listed_{list_id.hex} IN ACCESS SHARE MODE"))
+        dump.execute(text("SET LOCAL statement_timeout = '20s'"))
+        other = yard.start(Kind.MIGRATE, store="here")
+        started = time.monotonic()
+        assert yard.run(other).state is State.COMPLETE
+        assert time.monotonic() - started < 30
+        assert lists(yard) == 1, "it goes later"
+    yard.tick()
+    assert lists(yard) == 0
 
 
 def test_a_list_is_taken_whole_after_a_crash(yard: Yard) -> None:
