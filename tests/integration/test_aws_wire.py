@@ -8,21 +8,27 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from keywrap.datakey import DataKey
 from keywrap.kms import DeniedError, KmsError, UnavailableError
-from keywrap.providers import aws_wire, calls
+from keywrap.providers import aws_exchange, calls
 from keywrap.providers.aws import AwsKeyProvider
 from keywrap.providers.aws_client import AwsAccess, kms_client
-from keywrap.providers.aws_wire import MAX_ANSWER_BYTES, lean_client
+from keywrap.providers.aws_exchange import MAX_ANSWER_BYTES
+from keywrap.providers.aws_signing import KmsSigning
+from keywrap.providers.aws_wire import lean_client
 from keywrap.testing.aws_kms import LostReplyError, StrictKms
 from keywrap.testing.aws_kms_keys import KeyState
 from tests.clouds import CannedServer
@@ -173,6 +179,63 @@ def test_what_is_signed_is_what_boto3s_client_signs(
     assert signed[0] == signed[1]
 
 
+def test_the_signature_is_the_one_that_botocores_signer_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of_yesterday, of_today = (ReadOnlyCredentials("AKIA", key, "token") for key in ("old", "new"))
+    headers = {"X-Amz-Target": "TrentService.Encrypt", "Content-Type": "application/x-amz-json-1.1"}
+    for url in (
+        "https://kms.eu-west-1.amazonaws.com/",
+        "http://[::1]:8200/",
+        "https://kms:443/a b/",
+    ):
+        signing = KmsSigning(url, REGION)
+        for credentials in (of_yesterday, of_today, of_today, of_yesterday):
+            for day in (27, 28):  # the key that signs is another one each day
+                at = dt.datetime(2026, 11, day, 23, 59, 59, tzinfo=dt.UTC)
+                monkeypatch.setattr(auth, "get_current_datetime", lambda at=at: at)
+                request = AWSRequest("POST", url, headers, b"{}")
+                auth.SigV4Auth(credentials, "kms", REGION).add_auth(request)
+                ours = signing.signed(credentials, headers, b"{}")
+                assert ours["Authorization"] == request.headers["Authorization"]
+                assert ours["X-Amz-Date"] == request.headers["X-Amz-Date"]
+
+
+def test_a_session_token_with_a_line_break_sends_nothing(
+    server: KmsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of a role\r\nX-Forged: 1")
+    with pytest.raises(UnavailableError):
+        server.provider().wrap(DataKey.generate(), CONTEXT)
+    assert server.seen == []
+
+
+def test_an_answer_that_is_not_one_answer_is_none(canned: Canned) -> None:
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+    for reply in (
+        whole + whole,
+        whole + b"more",
+        b"HTTP/1.1 100 Continue\r\n\r\n" + whole,
+        b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
+        whole.replace(b": 2", b": 2\r\ncontent-length: 3"),
+        whole.replace(b"content-length: 2", b"connection: close"),
+    ):
+        server = canned(lambda _head, reply=reply: reply)  # type: ignore[misc]
+        client = lean_client(REGION, AwsAccess(endpoint=server.address, timeout_s=0.5))
+        with pytest.raises((HTTPException, OSError)):
+            client.encrypt(KeyId=ARN, Plaintext=b"k" * 32)
+
+
+def test_a_connection_that_kms_closes_is_not_used_again(canned: Canned) -> None:
+    for kept, connections in (("keep-alive", 1), ("close", 3)):
+        reply = f"HTTP/1.1 200 OK\r\nconnection: {kept}\r\ncontent-length: 2\r\n\r\n{{}}"
+        server = canned(lambda _head, reply=reply: reply.encode())  # type: ignore[misc]
+        client = lean_client(REGION, AwsAccess(endpoint=server.address))
+        for _ in range(3):
+            client.encrypt(KeyId=ARN, Plaintext=b"k" * 32)
+        assert len(server.connections) == connections
+
+
 def test_a_thread_keeps_its_connection_until_it_was_idle_for_long(
     server: KmsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,7 +244,7 @@ def test_a_thread_keeps_its_connection_until_it_was_idle_for_long(
         provider.wrap(DataKey.generate(), CONTEXT)
     ports = {said["port"] for said in server.seen if "Encrypt" in said["X-Amz-Target"]}
     assert len(ports) == 1
-    monkeypatch.setattr(aws_wire, "_IDLE_S", 0.0)
+    monkeypatch.setattr(aws_exchange, "_IDLE_S", 0.0)
     provider.wrap(DataKey.generate(), CONTEXT)
     assert server.seen[-1]["port"] not in ports
 
@@ -211,7 +274,7 @@ def test_an_answer_without_end_is_not_read_to_its_end(canned: Canned) -> None:
     long = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (10 * MAX_ANSWER_BYTES)
     server = canned(lambda _head: long + b" " * 10 * MAX_ANSWER_BYTES)
     client = lean_client(REGION, AwsAccess(endpoint=server.address))
-    with pytest.raises(aws_wire.HTTPException, match="longer"):
+    with pytest.raises(HTTPException, match="longer"):
         client.encrypt(KeyId=ARN, Plaintext=b"k" * 32)
 
 
