@@ -11,13 +11,16 @@ TEST_PROCESSES ?= 2
 BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
+SOAK_STATES ?= 5000000
+SOAK_KILLS ?= 10000 100000
+SOAK_SEED ?=
 
 # The rooms lie beside each other in the checkout; nothing relies on the current directory.
 export PYTHONPATH := $(ROOT)
 export PYTHONDONTWRITEBYTECODE := $(if $(CI),1,)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench lock clean
+.PHONY: help venv demo test lint bench soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -41,6 +44,12 @@ lint: venv ## style, types, and which room may import which
 bench: venv ## measure on this machine (BENCH=bench BENCH_ARGS="--scene s3-aws")
 	cd '$(ROOT)' && status=0; for part in $(BENCH); do \
 		'$(PY)' -m $$part $(BENCH_ARGS) || status=1; done; exit $$status
+
+soak: venv ## hours of storms and searches (SOAK_STATES=5000000 SOAK_KILLS="10000 100000" SOAK_SEED=1)
+	cd '$(ROOT)' && '$(PY)' -m tests.explorer --states $(SOAK_STATES)
+	cd '$(ROOT)' && for kills in $(SOAK_KILLS); do \
+		'$(PY)' -m tests.storm --kills $$kills --blobs 1000 $(if $(SOAK_SEED),--seed $(SOAK_SEED)) || exit 1; done
+	cd '$(ROOT)' && REWRAP_INTERLEAVINGS=1000 '$(PY)' -m pytest tests/integration/test_retire.py </dev/null
 
 lock: ## write the lock files from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer ones)
 	@command -v '$(UV)' >/dev/null || { echo "make lock needs uv: '$(PY)' -m pip install uv" >&2; exit 1; }

@@ -1,0 +1,220 @@
+"""The storm: processes forked and killed while an independent reader looks on."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tests.storm.ground import Board, Ground
+from tests.storm.jobs import MOVES, PUT, die_at, work
+
+_CHILDREN = 3
+_LONGEST_S = 0.06
+_CALLS = 250
+"""More calls of the system than a job usually makes."""
+_FAILED = 70
+
+
+@dataclass
+class Figures:
+    """What a storm came to.
+
+    Attributes:
+        seed: what repeats it, but for the scheduling of processes.
+        blobs: how many there were.
+        kills: how many processes were killed in the midst of their work.
+        at_calls: how many of them at a call of the system, the others at a random time.
+        jobs: how many were begun, by kind.
+        moved: how many sidecars each kind of job has written.
+        rotations: how many versions the KEK got.
+        reads: how many times the independent reader opened a blob.
+        faults: what it, and the last look at every blob, found wrong.
+        left: temporary files and unnamed contents that the killed have left.
+        seconds: how long it took.
+    """
+
+    seed: int
+    blobs: int
+    kills: int = 0
+    at_calls: int = 0
+    jobs: Counter[str] = field(default_factory=Counter)
+    moved: Counter[str] = field(default_factory=Counter)
+    rotations: int = 0
+    reads: int = 0
+    faults: list[str] = field(default_factory=list)
+    left: int = 0
+    seconds: float = 0.0
+
+    def document(self) -> dict[str, Any]:
+        """Return them for printing."""
+        return vars(self) | {"jobs": dict(self.jobs), "moved": dict(self.moved)}
+
+
+@dataclass
+class _Child:
+    kind: str
+    place: int
+    ends_at: float
+    at_call: bool
+
+
+class Storm:
+    """Kills processes in the midst of their work.
+
+    Args:
+        ground: where.
+        kills: how many.
+        seed: what the choices follow from.
+    """
+
+    def __init__(self, ground: Ground, kills: int, seed: int) -> None:
+        self._ground = ground
+        self._kills = kills
+        self._rng = random.Random(seed)
+        self._rotated_every = max(10, kills // 100)
+        self._moved = Board(_CHILDREN * (len(MOVES) + 1))
+        self._children: dict[int, _Child] = {}
+        self.figures = Figures(seed, len(ground.blob_ids))
+
+    def run(self) -> Figures:
+        """Let it rage, then let everything be finished in peace, and look at every blob."""
+        started, figures = time.monotonic(), self.figures
+        with _Onlooker(self._ground, figures) as onlooker:
+            while figures.kills < self._kills and not figures.faults:
+                self._employ()
+                self._reap()
+                onlooker.hear()
+                time.sleep(0.0005)
+            for pid in self._children:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        if not figures.faults:
+            self._finish()
+        for place, kind in enumerate((*MOVES, PUT)):
+            figures.moved[kind] = sum(
+                self._moved[child * (len(MOVES) + 1) + place] for child in range(_CHILDREN)
+            )
+        figures.seconds = round(time.monotonic() - started, 1)
+        return figures
+
+    def _employ(self) -> None:
+        """Keep one application and two workers busy."""
+        for place in range(_CHILDREN):
+            if all(child.place != place for child in self._children.values()):
+                kind = PUT if place == 0 else self._rng.choice(MOVES)
+                self._fork(kind, place)
+
+    def _fork(self, kind: str, place: int) -> None:
+        figures, rng = self.figures, self._rng
+        figures.jobs[kind] += 1
+        seed, at_call = rng.getrandbits(64), rng.random() < 0.5
+        call, after = rng.randrange(1, _CALLS), rng.random() < 0.5
+        pid = os.fork()
+        if pid == 0:
+            self._be_child(kind, place, seed, (call, after) if at_call else None)
+        lives_s = 60.0 if at_call else rng.random() * _LONGEST_S
+        self._children[pid] = _Child(kind, place, time.monotonic() + lives_s, at_call)
+        if figures.jobs.total() % self._rotated_every == 0:
+            self._rotate()
+
+    def _be_child(self, kind: str, place: int, seed: int, dies: tuple[int, bool] | None) -> None:
+        code = _FAILED
+        slot = place * (len(MOVES) + 1) + (*MOVES, PUT).index(kind)
+
+        def moved(count: int) -> None:
+            self._moved[slot] += count
+
+        try:
+            if dies is not None:
+                die_at(dies[0], after=dies[1])
+            work(self._ground, kind, random.Random(seed), moved)
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - told by the exit code, and here
+            os.write(sys.stderr.fileno(), f"storm: {kind}: {error!r}\n".encode())
+        finally:
+            os._exit(code)
+
+    def _rotate(self) -> None:
+        primary = self._ground.open()[1].primary
+        primary.create_version()  # type: ignore[union-attr] # the key file's
+        self.figures.rotations += 1
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        for pid, child in list(self._children.items()):
+            if now >= child.ends_at:
+                os.kill(pid, signal.SIGKILL)
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if not done:
+                continue
+            del self._children[pid]
+            if os.WIFSIGNALED(status):
+                self.figures.kills += 1
+                self.figures.at_calls += child.at_call
+            elif os.WEXITSTATUS(status):
+                self.figures.faults.append(f"{child.kind} ended with an error, see above")
+
+    def _finish(self) -> None:
+        """Finish in this process what the killed have begun, and look at every blob."""
+        ground, figures = self._ground, self.figures
+        for kind in ("migrate", "rotate"):
+            for _ in range(200):
+                count = 0
+
+                def moved(number: int) -> None:
+                    nonlocal count
+                    count += number
+
+                work(ground, kind, self._rng, moved)
+                if not count:
+                    break
+        checker = ground.reader()
+        figures.faults += checker.faults()
+        names = [path.name for path in (ground.folder / "blobs").rglob("*")]
+        figures.left = sum(".rewrap-tmp-" in name for name in names)
+
+
+class _Onlooker:
+    """A process of its own that keeps opening random blobs until its `with` block ends."""
+
+    def __init__(self, ground: Ground, figures: Figures) -> None:
+        self._ground = ground
+        self._figures = figures
+        self._reads = Board(1)
+
+    def __enter__(self) -> Self:
+        self._found, into = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            with suppress(BaseException):
+                self._look(into)
+            os._exit(0)
+        os.close(into)
+        os.set_blocking(self._found, False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        self.hear()
+        os.close(self._found)
+        self._figures.reads = self._reads[0]
+
+    def _look(self, into: int) -> None:
+        checker, rng = self._ground.reader(), random.Random()
+        while True:
+            fault = checker.fault(rng.randrange(len(self._ground.blob_ids)))
+            self._reads[0] += 1
+            if fault is not None:
+                os.write(into, f"{fault}\n".encode())
+
+    def hear(self) -> None:
+        """Take over what it has found so far."""
+        with suppress(BlockingIOError):
+            while data := os.read(self._found, 65_536):
+                self._figures.faults += data.decode(errors="replace").splitlines()
