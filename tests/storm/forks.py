@@ -1,23 +1,48 @@
 """The storm: processes forked and killed while an independent reader looks on."""
 
+import errno
 import os
 import random
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self
 
 from tests.storm.ground import Board, Ground
-from tests.storm.jobs import MOVES, PUT, die_at, work
+from tests.storm.jobs import MOVES, PUT, die_at, fail_at, work
 
 _CHILDREN = 3
 _LONGEST_S = 0.06
 _CALLS = 250
 """More calls of the system than a job usually makes."""
 _FAILED = 70
+_COIN = 0.5
+
+
+_ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+_ENDS = ("time", "time", "call", "call", "error")
+
+
+def _at_time(_rng: random.Random) -> Callable[[], None]:
+    return lambda: None  # whoever has forked it kills it
+
+
+def _at_call(rng: random.Random) -> Callable[[], None]:
+    return partial(die_at, rng.randrange(1, _CALLS), after=rng.random() < _COIN)
+
+
+def _by_error(rng: random.Random) -> Callable[[], None]:
+    code, after = rng.choice(_ERRORS), rng.random() < _COIN
+    return partial(fail_at, rng.randrange(1, _CALLS), code, after=after)
+
+
+_PREPARED = {"time": _at_time, "call": _at_call, "error": _by_error}
+"""How a child ends: killed at a random time or at a call, or with a call that fails."""
 
 
 @dataclass
@@ -29,6 +54,7 @@ class Figures:
         blobs: how many there were.
         kills: how many processes were killed in the midst of their work.
         at_calls: how many of them at a call of the system, the others at a random time.
+        failed: how many processes had a call of the system fail (no room, or the disk's fault).
         jobs: how many were begun, by kind.
         moved: how many sidecars each kind of job has written.
         rotations: how many versions the KEK got.
@@ -42,6 +68,7 @@ class Figures:
     blobs: int
     kills: int = 0
     at_calls: int = 0
+    failed: int = 0
     jobs: Counter[str] = field(default_factory=Counter)
     moved: Counter[str] = field(default_factory=Counter)
     rotations: int = 0
@@ -60,7 +87,7 @@ class _Child:
     kind: str
     place: int
     ends_at: float
-    at_call: bool
+    ends: str
 
 
 class Storm:
@@ -110,19 +137,19 @@ class Storm:
                 self._fork(kind, place)
 
     def _fork(self, kind: str, place: int) -> None:
-        figures, rng = self.figures, self._rng
-        figures.jobs[kind] += 1
-        seed, at_call = rng.getrandbits(64), rng.random() < 0.5
-        call, after = rng.randrange(1, _CALLS), rng.random() < 0.5
+        rng = self._rng
+        self.figures.jobs[kind] += 1
+        seed, ends = rng.getrandbits(64), rng.choice(_ENDS)
+        prepare = _PREPARED[ends](rng)
         pid = os.fork()
         if pid == 0:
-            self._be_child(kind, place, seed, (call, after) if at_call else None)
-        lives_s = 60.0 if at_call else rng.random() * _LONGEST_S
-        self._children[pid] = _Child(kind, place, time.monotonic() + lives_s, at_call)
-        if figures.jobs.total() % self._rotated_every == 0:
+            self._be_child(kind, place, seed, prepare)
+        lives_s = rng.random() * _LONGEST_S if ends == "time" else 60.0
+        self._children[pid] = _Child(kind, place, time.monotonic() + lives_s, ends)
+        if self.figures.jobs.total() % self._rotated_every == 0:
             self._rotate()
 
-    def _be_child(self, kind: str, place: int, seed: int, dies: tuple[int, bool] | None) -> None:
+    def _be_child(self, kind: str, place: int, seed: int, prepare: Callable[[], None]) -> None:
         code = _FAILED
         slot = place * (len(MOVES) + 1) + (*MOVES, PUT).index(kind)
 
@@ -130,12 +157,12 @@ class Storm:
             self._moved[slot] += count
 
         try:
-            if dies is not None:
-                die_at(dies[0], after=dies[1])
+            prepare()
             work(self._ground, kind, random.Random(seed), moved)
             code = 0
         except BaseException as error:  # noqa: BLE001 - told by the exit code, and here
-            os.write(sys.stderr.fileno(), f"storm: {kind}: {error!r}\n".encode())
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), f"storm: {kind}: {error!r}\n".encode())
         finally:
             os._exit(code)
 
@@ -155,7 +182,9 @@ class Storm:
             del self._children[pid]
             if os.WIFSIGNALED(status):
                 self.figures.kills += 1
-                self.figures.at_calls += child.at_call
+                self.figures.at_calls += child.ends == "call"
+            elif child.ends == "error":
+                self.figures.failed += bool(os.WEXITSTATUS(status))
             elif os.WEXITSTATUS(status):
                 self.figures.faults.append(f"{child.kind} ended with an error, see above")
 

@@ -76,22 +76,46 @@ def _put(ground: Ground, rng: random.Random, moved: Callable[[int], None]) -> No
 
 def die_at(number: int, *, after: bool) -> None:
     """Let this process be killed at its n-th call of the system that changes a file."""
+
+    def kill(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if after:
+            call(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _at(number, kill)
+
+
+def fail_at(number: int, code: int, *, after: bool) -> None:
+    """Let that call fail once, such as for want of room: before it, or told so though it was made.
+
+    Args:
+        number: which call, from 1.
+        code: the error, as `errno` names it.
+        after: whether it is made all the same.
+    """
+
+    def fail(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if after:
+            made = call(*args, **kwargs)
+            if call.__name__ == "open":
+                os.close(made)
+        raise OSError(code, os.strerror(code))
+
+    _at(number, fail)
+
+
+def _at(number: int, act: Callable[..., Any]) -> None:
     left = number
 
-    def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*args: Any, **kwargs: Any) -> Any:
             nonlocal left
             left -= 1
-            if left == 0 and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = call(*args, **kwargs)
-            if left == 0 and after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            return act(call, *args, **kwargs) if left == 0 else call(*args, **kwargs)
 
-        return counted
+        return counting
 
     for name in _CALLS:
-        setattr(os, name, deadly(getattr(os, name)))
+        setattr(os, name, counted(getattr(os, name)))
     for name in ("exchange", "_rename"):
-        setattr(fileswap, name, deadly(getattr(fileswap, name)))
+        setattr(fileswap, name, counted(getattr(fileswap, name)))
