@@ -60,6 +60,19 @@ def newest(connection: Connection, before: int | None, limit: int) -> list[Campa
     return [of_row(row) for row in rows]
 
 
+def mark(connection: Connection) -> tuple[object, ...]:
+    """Return what changes whenever anything of a finished campaign's status does, but time."""
+    row = connection.execute(
+        text(
+            "SELECT (SELECT max(finished_at) FROM campaign), (SELECT count(*) FROM campaign"
+            "   WHERE state = ANY(:open)), max(id), count(used_at), count(approved_at)"
+            " FROM approval"
+        ),
+        {"open": list(OPEN)},
+    ).one()
+    return tuple(row)
+
+
 def shards(
     connection: Connection,
     campaign_id: int,

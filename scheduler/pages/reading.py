@@ -43,8 +43,9 @@ class Reader:
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger = ledger
         self._settings = settings
-        # Of finished campaigns: nothing of it changes until they are taken up again.
-        self._sums: dict[int, tuple[State, datetime | None, Progress]] = {}
+        # Of finished campaigns: reading them all again would take longer than all the rest.
+        self._finished: dict[int, Status] = {}
+        self._mark: tuple[object, ...] = ()
 
     def campaigns(self, before: int | None) -> Document:
         """Return campaigns, the newest first, and all that are not finished.
@@ -54,8 +55,7 @@ class Reader:
         """
         with self._ledger.reading(_STATEMENT_S) as connection:
             found = looking.newest(connection, before, _CAMPAIGNS)
-            sums = self._added_up(connection, found)
-            statuses = [self._status(connection, c, sums[c.id]) for c in found]
+            statuses = self._statuses(connection, found)
             asked = requests.newest(connection, None, _REQUESTS)
         rows = [_row(self._with_pace(status)) for status in statuses]
         is_full = len(found) >= _CAMPAIGNS
@@ -71,7 +71,7 @@ class Reader:
             campaign = campaigns.get(connection, campaign_id)
             if campaign is None:
                 return None
-            sums = self._added_up(connection, [campaign])[campaign_id]
+            sums = progress.read(connection, campaign_id, campaign.kind)
             status = self._status(connection, campaign, sums)
             plot = _plot(connection, campaign, sums)
             head = audit.head(connection)
@@ -143,18 +143,15 @@ class Reader:
             "dropped": campaign.lists_dropped_at is not None,
         }
 
-    def _added_up(
-        self, connection: Connection, found: Sequence[Campaign]
-    ) -> Mapping[int, Progress]:
-        known = {c.id: self._sums[c.id][2] for c in found if self._is_known(c)}
-        new = progress.every(connection, {c.id: c.kind for c in found if c.id not in known})
-        for c in found:
-            if c.is_finished and c.id in new:
-                self._sums[c.id] = (c.state, c.finished_at, new[c.id])
-        return known | new
-
-    def _is_known(self, campaign: Campaign) -> bool:
-        return self._sums.get(campaign.id, ())[:2] == (campaign.state, campaign.finished_at)
+    def _statuses(self, connection: Connection, found: Sequence[Campaign]) -> list[Status]:
+        if (mark := looking.mark(connection)) != self._mark:
+            self._mark, self._finished = mark, {}
+        known, now = self._finished, progress.now(connection)
+        new = [c for c in found if c.id not in known]
+        sums = progress.every(connection, {c.id: c.kind for c in new})
+        read = {c.id: self._status(connection, c, sums[c.id]) for c in new}
+        known |= {number: s for number, s in read.items() if s.campaign.is_finished}
+        return [_at(read.get(c.id) or known[c.id], now) for c in found]
 
     def _status(self, connection: Connection, campaign: Campaign, sums: Progress) -> Status:
         return of_campaign(
@@ -167,6 +164,11 @@ class Reader:
 
     def _with_pace(self, status: Status) -> Status:
         return replace(status, pace=paces.of(self._settings, status.campaign))
+
+
+def _at(status: Status, now: datetime) -> Status:
+    """Return a status without the approvals that nobody gave in time."""
+    return replace(status, approvals=tuple(a for a in status.approvals if a.expires_at > now))
 
 
 def _shard(line: ShardLine) -> Document:
