@@ -140,18 +140,29 @@ def decided_over_time(
     kind: ShardKind,
     period: tuple[datetime, datetime],
     steps: int,
-) -> Sequence[int]:
-    """Count the blobs of shards that ended in each of so many equal steps of a period."""
+) -> Sequence[float]:
+    """Count the blobs decided in each of so many equal steps of a period.
+
+    The ledger knows when a shard was begun and ended, and how many of its blobs are decided by now:
+    these are spread evenly over that time.
+    """
     start, end = period
+    step = (
+        "width_bucket(extract(epoch FROM {})::float8,"
+        " CAST(:start AS float8), CAST(:end AS float8), CAST(:steps AS int))"
+    )
+    first, last = step.format("started_at"), step.format("coalesce(finished_at, now())")
     rows = connection.execute(
         text(
-            "SELECT least(greatest(width_bucket("  # noqa: S608 - constants
-            "   extract(epoch FROM finished_at)::float8,"
-            "   CAST(:start AS float8), CAST(:end AS float8), :steps), 1), :steps) AS step,"
-            " sum(CASE WHEN kind IN ('inventory', 'backup') THEN total"
-            f"   ELSE {_DECIDED} END)::bigint AS blobs"
-            " FROM shard WHERE campaign_id = :campaign AND kind = :kind AND state = 'done'"
-            " GROUP BY 1"
+            "WITH done AS (SELECT"  # noqa: S608 - constants
+            f" least(greatest({first}, 1), CAST(:steps AS int)) AS first,"
+            f" least(greatest({last}, 1), CAST(:steps AS int)) AS last,"
+            " CASE WHEN kind NOT IN ('inventory', 'backup')"
+            f"   THEN {_DECIDED} WHEN state = 'done' THEN total ELSE 0 END AS blobs"
+            " FROM shard WHERE campaign_id = :campaign AND kind = :kind"
+            "   AND started_at IS NOT NULL)"
+            " SELECT step, sum(blobs::float8 / (1 + last - first)) AS blobs"
+            " FROM done CROSS JOIN generate_series(first, last) step WHERE blobs > 0 GROUP BY 1"
         ),
         {
             "campaign": campaign_id,
@@ -161,7 +172,7 @@ def decided_over_time(
             "steps": steps,
         },
     )
-    counted = [0] * steps
+    counted = [0.0] * steps
     for row in rows:
         counted[row.step - 1] = row.blobs
     return counted

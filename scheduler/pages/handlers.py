@@ -19,6 +19,7 @@ from scheduler.showing import plain
 from workers.settings import Settings
 
 _CENSUS_EVERY_S = 30.0
+_CENSUS_EASE = 20.0
 _MOST_ID = 2**31 - 1
 
 _POLICY = (
@@ -60,13 +61,17 @@ class Pages:
         self.reader = Reader(ledger, settings)
         self.source = Source()
         # Counting an inventory may take long: nothing else waits for it, and a page never does.
-        self._censuses = Source(threads=1, fresh_s=_CENSUS_EVERY_S)
+        self._censuses = Source(threads=1, fresh_s=_CENSUS_EVERY_S, ease=_CENSUS_EASE)
+        self._counted: dict[int, Document] = {}
 
     def census(self, document: Document) -> Document:
         """Return what is known of a campaign's inventory by now; empty: nothing yet."""
-        number = document["campaign"]
-        key = (number, document["finished_at"])
-        return self._censuses.peek(key, partial(self.reader.census, number)).value or {}
+        number, finished_at = document["campaign"], document["finished_at"]
+        read = partial(self.reader.census, number)
+        seen = self._censuses.peek((number, finished_at), read, lasts=finished_at is not None)
+        if seen.value:
+            self._counted[number] = seen.value
+        return self._counted.get(number, {})
 
     def with_keys(self, document: Document) -> Document:
         """Return a campaign's document with the KEK versions that it moves from."""

@@ -250,6 +250,8 @@ def _plot(connection: Connection, campaign: Campaign, sums: Progress) -> Documen
     kind = WORK_OF[campaign.kind]
     counted = looking.decided_over_time(connection, campaign.id, kind, sums.worked, _STEPS)
     rates = [round(blobs / step_s, 2) for blobs in counted]
+    if not any(rates):
+        return None
     return {
         "start": start.isoformat(timespec="seconds"),
         "end": end.isoformat(timespec="seconds"),

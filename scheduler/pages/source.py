@@ -21,6 +21,7 @@ _PATIENCE_S = 1.5
 
 _FIRST_PATIENCE_S = 4.0
 _MOST_SHELVES = 200
+_EASE = 3.0
 
 AWAY = "PostgreSQL does not answer"
 NOT_READY = "the database holds no ledger of this version; rewrap scheduler applies the migrations"
@@ -49,6 +50,7 @@ class _Shelf:
         self.value: object = None
         self.good_at: float | None = None
         self.tried_at = float("-inf")
+        self.took_s = 0.0
         self.trouble = ""
         self.task: asyncio.Task[None] | None = None
 
@@ -59,6 +61,7 @@ class Source:
     Args:
         threads: how many questions are asked at once.
         fresh_s: for how long an answer is good, in seconds.
+        ease: how much longer than an answer took to wait at least before the next question.
         clock: the monotonic clock.
     """
 
@@ -66,10 +69,12 @@ class Source:
         self,
         threads: int = 2,
         fresh_s: float = _FRESH_S,
+        ease: float = _EASE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ledger")
         self._fresh_s = fresh_s
+        self._ease = ease
         self._clock = clock
         self._shelves: OrderedDict[Hashable, _Shelf] = OrderedDict()
         self._trouble = ""
@@ -88,10 +93,17 @@ class Source:
             await asyncio.wait({shelf.task}, timeout=patience_s)
         return self._seen(shelf)
 
-    def peek(self, key: Hashable, read: Callable[[], T]) -> Seen[T]:
-        """Return what the ledger last said without waiting, and ask again where that is old."""
+    def peek(self, key: Hashable, read: Callable[[], T], *, lasts: bool) -> Seen[T]:
+        """Return what the ledger last said without waiting, and ask again where that is old.
+
+        Args:
+            key: names the question.
+            read: asks it; called in another thread.
+            lasts: whether a good answer stays good.
+        """
         shelf = self._shelf(key)
-        self._renew(shelf, read)
+        if not (lasts and shelf.good_at is not None and not shelf.trouble):
+            self._renew(shelf, read)
         return self._seen(shelf)
 
     def _shelf(self, key: Hashable) -> _Shelf:
@@ -102,10 +114,13 @@ class Source:
         return shelf
 
     def _renew(self, shelf: _Shelf, read: Callable[[], object]) -> None:
-        if shelf.task is None and self._clock() - shelf.tried_at >= self._fresh_s:
+        # Not for ever: what hung once may answer at once when it is back.
+        pause_s = max(self._fresh_s, min(self._ease * shelf.took_s, 10 * self._fresh_s))
+        if shelf.task is None and self._clock() - shelf.tried_at >= pause_s:
             shelf.task = asyncio.get_running_loop().create_task(self._ask(shelf, read))
 
     async def _ask(self, shelf: _Shelf, read: Callable[[], object]) -> None:
+        begun = self._clock()
         try:
             shelf.value = await asyncio.get_running_loop().run_in_executor(self._pool, read)
             shelf.good_at, shelf.trouble = self._clock(), ""
@@ -122,6 +137,7 @@ class Source:
             self._tell("")
         finally:
             shelf.tried_at = self._clock()
+            shelf.took_s = shelf.tried_at - begun
             shelf.task = None
 
     def _tell(self, trouble: str) -> None:

@@ -146,12 +146,13 @@ def shown(status: Status) -> dict[str, str]:
     counts_only = campaign.kind in COUNTING
     left = [o for o in Outcome if done.counts[o]]
     decided = done.scanned if counts_only else done.decided
+    is_still = status.wait.reason or campaign.is_finished  # or nothing is to be typed
     return {
         "id": str(campaign.id),
         "kind": f"{campaign.kind} {campaign.plan_of}" if campaign.plan_of else campaign.kind.value,
         "state": campaign.state.replace("_", " "),
         "reason": plain(status.wait.reason or ""),
-        "next": plain(status.wait.next_command or "") if status.wait.reason else "",
+        "next": plain(status.wait.next_command or "") if is_still else "",
         "percent": f"{percent(status):.1f}%",
         "decided": f"{decided:,}" if counts_only else f"{decided:,} / {done.scanned:,}",
         "scanned": f"{done.scanned:,}",

@@ -103,13 +103,39 @@ def test_a_ledger_that_hangs_is_waited_for_briefly_and_asked_no_second_time(
     asyncio.run(story())
 
 
-def test_who_only_peeks_waits_for_nothing(clock: Clock) -> None:
+def test_who_only_peeks_waits_for_nothing_and_an_answer_that_lasts_is_asked_for_once(
+    clock: Clock,
+) -> None:
     async def story() -> None:
         ledger, source = Ledger(), Source(clock=clock)
-        assert source.peek("a", ledger.read).value is None
+        assert source.peek("a", ledger.read, lasts=True).value is None
         await asyncio.sleep(0.1)
-        assert source.peek("a", ledger.read).value == 1
+        assert source.peek("a", ledger.read, lasts=True).value == 1
+        clock.now += 1000
+        source.peek("a", ledger.read, lasts=True)
+        await asyncio.sleep(0.1)
         assert ledger.asked == 1
+        source.peek("a", ledger.read, lasts=False)
+        await asyncio.sleep(0.1)
+        assert source.peek("a", ledger.read, lasts=False).value == 2
+
+    asyncio.run(story())
+
+
+def test_a_question_that_takes_long_is_asked_less_often(clock: Clock) -> None:
+    async def story() -> None:
+        ledger, source = Ledger(), Source(fresh_s=30, ease=20, clock=clock)
+        ledger.free.clear()
+        source.peek("a", ledger.read, lasts=False)
+        await asyncio.sleep(0.05)
+        clock.now += 4
+        ledger.free.set()
+        await asyncio.sleep(0.1)
+        for later, asked in ((70, 1), (20, 2)):
+            clock.now += later
+            source.peek("a", ledger.read, lasts=False)
+            await asyncio.sleep(0.05)
+            assert ledger.asked == asked
 
     asyncio.run(story())
 

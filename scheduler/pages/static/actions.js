@@ -3,6 +3,7 @@
   'use strict';
 
   var AGAIN_MS = 2000;
+  var DONE_MS = 20000;  /* by then the page itself shows it */
   var scope = document.querySelector('[data-asks]');
   var page = document.getElementById('rewrap-page');
   var output = document.getElementById('rewrap-answer');
@@ -35,10 +36,12 @@
 
   function told(status, answer) {
     if (answer.verdict === 'done') {
-      say('Done: campaign ' + answer.campaign + ' is ' + answer.state + '.', 'text-success');
+      say('Done: campaign ' + answer.campaign + ' is ' + answer.state + '.', 'rewrap-good');
+      clearTimeout(told.timer);
+      told.timer = setTimeout(function () { say(''); }, DONE_MS);
     } else {
       say('Refused: ' + answer.reason + (answer.next_command ? '. Next: ' + answer.next_command : ''),
-        'text-danger');
+        'rewrap-bad');
     }
     busy(false);
     page.dispatchEvent(new CustomEvent('rewrap:ask'));
@@ -63,6 +66,7 @@
     var wish = action + text;
     var key = keys[wish] = keys[wish] || newKey();
     busy(true);
+    clearTimeout(told.timer);
     say('Asking…', 'text-body-secondary');
     fetch(location.origin + scope.dataset.asks + '/' + action, {
       method: 'POST',
@@ -80,7 +84,7 @@
         told(answer.status, doc);
       });
     }).catch(function (error) {
-      say('Not answered (' + error.message + '); ask again.', 'text-danger');
+      say('Not answered (' + error.message + '); ask again.', 'rewrap-bad');
       busy(false);
     });
   }
