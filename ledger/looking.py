@@ -154,15 +154,13 @@ def decided_over_time(
     first, last = step.format("started_at"), step.format("coalesce(finished_at, now())")
     rows = connection.execute(
         text(
-            "WITH done AS (SELECT"  # noqa: S608 - constants
+            "SELECT"  # noqa: S608 - constants
             f" least(greatest({first}, 1), CAST(:steps AS int)) AS first,"
             f" least(greatest({last}, 1), CAST(:steps AS int)) AS last,"
-            " CASE WHEN kind NOT IN ('inventory', 'backup')"
-            f"   THEN {_DECIDED} WHEN state = 'done' THEN total ELSE 0 END AS blobs"
+            " sum(CASE WHEN kind NOT IN ('inventory', 'backup')"
+            f"   THEN {_DECIDED} WHEN state = 'done' THEN total ELSE 0 END)::bigint AS blobs"
             " FROM shard WHERE campaign_id = :campaign AND kind = :kind"
-            "   AND started_at IS NOT NULL)"
-            " SELECT step, sum(blobs::float8 / (1 + last - first)) AS blobs"
-            " FROM done CROSS JOIN generate_series(first, last) step WHERE blobs > 0 GROUP BY 1"
+            "   AND started_at IS NOT NULL GROUP BY 1, 2"
         ),
         {
             "campaign": campaign_id,
@@ -174,5 +172,7 @@ def decided_over_time(
     )
     counted = [0.0] * steps
     for row in rows:
-        counted[row.step - 1] = row.blobs
+        took = range(row.first - 1, max(row.last, row.first))
+        for at in took:
+            counted[at] += row.blobs / len(took)
     return counted

@@ -16,8 +16,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FRESH_S = 1.0
-_PATIENCE_S = 1.5
-"""So long a page waits for the ledger where it has something older to show."""
+_PATIENCE_S = 0.15
+"""So long a page waits for the ledger where it has something older to show; it asks again soon."""
+
+_LATE_S = 4.0
+"""What is older than that, with no answer yet, is told from what is just being read."""
 
 _FIRST_PATIENCE_S = 4.0
 _MOST_SHELVES = 200
@@ -152,6 +155,6 @@ class Source:
         value: T | None = shelf.value  # type: ignore[assignment]
         age_s = 0.0 if shelf.good_at is None else self._clock() - shelf.good_at
         late = shelf.task is not None and shelf.task is not asyncio.current_task()
-        is_old = shelf.good_at is None or age_s > self._fresh_s + _PATIENCE_S
+        is_old = shelf.good_at is None or age_s > self._fresh_s + _LATE_S
         trouble = shelf.trouble or (AWAY if late and is_old else "")
         return Seen(value, age_s, trouble)
