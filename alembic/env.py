@@ -4,6 +4,7 @@ import re
 
 from alembic import context
 
+from ledger import requests  # noqa: F401 - its table belongs to the schema
 from ledger.tables import metadata
 
 _PARTITION = re.compile(r"(inventory|outcome)_\d+|listed_[0-9a-f]{32}")

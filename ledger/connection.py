@@ -96,6 +96,22 @@ class Ledger:
             raise LedgerUnavailableError(_first_line(error)) from error
 
     @contextmanager
+    def reading(self, statement_s: float) -> Iterator[Connection]:
+        """Run one transaction that changes nothing and sees one moment.
+
+        Args:
+            statement_s: the longest that a statement may take, in seconds.
+
+        Raises:
+            LedgerUnavailableError: PostgreSQL does not answer, or a statement took longer.
+            LedgerNotReadyError: the schema is not there.
+        """
+        with self.begin() as connection:
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {statement_s * 1000:.0f}")
+            yield connection
+
+    @contextmanager
     def exclusively(self, lock: int) -> Iterator[bool]:
         """Hold an advisory lock for the length of the block, if nobody else does.
 

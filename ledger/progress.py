@@ -1,6 +1,6 @@
 """How far a campaign is: read from its shards, so that it costs O(shards) whatever their size."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -86,18 +86,38 @@ class Decided:
 
 def read(connection: Connection, campaign_id: int, kind: Kind) -> Progress:
     """Add up a campaign's shards, in one statement: states and counts are of one moment."""
+    return every(connection, {campaign_id: kind})[campaign_id]
+
+
+def every(connection: Connection, kinds: Mapping[int, Kind]) -> dict[int, Progress]:
+    """Add up the shards of campaigns, in one statement.
+
+    Args:
+        connection: the transaction.
+        kinds: the campaigns, and what each does.
+    """
     sums = ", ".join(f"sum({o})::bigint AS {o}" for o in Outcome)
     rows = connection.execute(
         text(
-            f"SELECT kind, state, count(*) AS shards, {sums},"  # noqa: S608 - constants
+            "SELECT campaign_id, kind, state, count(*) AS shards,"  # noqa: S608 - constants
+            f" {sums},"
             " sum(total)::bigint AS total, sum(kms_requests)::bigint AS kms_requests,"
             " sum(content_bytes)::bigint AS content_bytes,"
             " sum(lapses)::bigint AS lapses, min(started_at) AS started_at,"
             " max(finished_at) AS finished_at, clock_timestamp() AS now"
-            " FROM shard WHERE campaign_id = :campaign GROUP BY 1, 2"
+            " FROM shard WHERE campaign_id = ANY(:campaigns) GROUP BY 1, 2, 3"
         ),
-        {"campaign": campaign_id},
+        {"campaigns": list(kinds)},
     ).all()
+    groups: dict[int, list[Row[Any]]] = {campaign_id: [] for campaign_id in kinds}
+    for row in rows:
+        groups[row.campaign_id].append(row)
+    return {
+        campaign_id: _progress(groups[campaign_id], kind) for campaign_id, kind in kinds.items()
+    }
+
+
+def _progress(rows: Sequence[Row[Any]], kind: Kind) -> Progress:
     work = [row for row in rows if row.kind == WORK_OF[kind]]
     counts = {o: int(sum(getattr(row, o) for row in work)) for o in Outcome}
     scanned = int(sum(row.total for row in work))

@@ -10,6 +10,7 @@ from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
 from scheduler.dispatch import Dispatcher, Send
 from scheduler.headkeeper import HeadKeeper
+from scheduler.judge import judges
 from scheduler.recurring import Recurring
 from scheduler.rules import Rules
 from scheduler.stopping import Stop
@@ -58,6 +59,9 @@ def run(settings: Settings) -> None:
     head.start()
     recurring = Recurring(settings, ledger)
     recurring.start()
+    asked = judges(settings, ledger)
+    for judge in asked:
+        judge.start()
     dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))
     logger.info("scheduler ready")
     while not stop.is_set():
@@ -69,6 +73,8 @@ def run(settings: Settings) -> None:
             logger.warning("ledger: %s; trying again", error)
             pause_s = _AGAIN_S
         stop.wait(pause_s)
+    for judge in asked:
+        judge.stop()
     recurring.stop()
     head.stop()
     ledger.close()

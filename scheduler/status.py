@@ -9,7 +9,7 @@ from keywrap.rewrapping import Outcome
 from ledger import approvals, campaigns, history, progress
 from ledger.approvals import Approval
 from ledger.campaigns import Campaign
-from ledger.connection import Ledger
+from ledger.connection import Connection, Ledger
 from ledger.progress import Progress
 from ledger.states import COUNTING, KEEPING, RESUMABLE, Kind, State
 from scheduler import confidence
@@ -144,14 +144,26 @@ def read(
         if campaign is None:
             return None
         done = progress.read(connection, campaign_id, campaign.kind)
-        failed = progress.failures(connection, campaign_id) if done.exceptions else {}
-        calendar, now = of(campaign, windows), progress.now(connection)
-        wait = why(connection, campaign, done, calendar)
-        is_unwound = history.is_unwound(connection, campaign_id)
-        asked = tuple(approvals.pending(connection, campaign_id))
-        return Status(
-            campaign, done, wait, failed, keeps_previous, is_unwound, calendar, now, asked
+        return of_campaign(
+            connection, campaign, done, keeps_previous=keeps_previous, windows=windows
         )
+
+
+def of_campaign(
+    connection: Connection,
+    campaign: Campaign,
+    done: Progress,
+    *,
+    keeps_previous: bool,
+    windows: Windows = _ANY_TIME,
+) -> Status:
+    """Return the status of a campaign whose shards are added up already; see `read`."""
+    failed = progress.failures(connection, campaign.id) if done.exceptions else {}
+    calendar, now = of(campaign, windows), progress.now(connection)
+    wait = why(connection, campaign, done, calendar)
+    is_unwound = history.is_unwound(connection, campaign.id)
+    asked = tuple(approvals.pending(connection, campaign.id))
+    return Status(campaign, done, wait, failed, keeps_previous, is_unwound, calendar, now, asked)
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -159,10 +159,20 @@ DEFAULT_GATES = Gates()
 
 
 class Flower(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where Flower listens. Its sign-in comes from `REWRAP_FLOWER_BASIC_AUTH` (user:password)."""
+    """Where Flower listens. Its sign-in comes from `REWRAP_FLOWER_BASIC_AUTH` (user:password).
+
+    Attributes:
+        address: on which address.
+        port: on which port.
+        url_prefix: the path that it is reached under, behind a proxy; empty: none.
+        actions: whether campaigns may be started, paused, resumed and cancelled from its pages. No
+            environment variable changes this.
+    """
 
     address: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 5555
+    url_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]*(/[A-Za-z0-9_-]+)*\Z")] = ""
+    actions: bool = False
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -221,7 +231,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         broker=_section("broker", Broker, table, environ),
         workers=_section("workers", Workers, table, environ),
         scheduler=_section("scheduler", Scheduler, table, environ),
-        flower=_section("flower", Flower, table, environ),
+        flower=_section("flower", Flower, table, _without(environ, "REWRAP_FLOWER_ACTIONS")),
         audit=read_audit(table.pop("audit", {}), environ, file.resolve().parent, state_dir),
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
@@ -255,6 +265,10 @@ def _section(
     except msgspec.ValidationError as error:
         from_environment = f" (with {', '.join(overrides)} from REWRAP_…)" if overrides else ""
         raise ConfigError(f"[{name}]{from_environment}", str(error)) from None
+
+
+def _without(environ: Mapping[str, str], safety_rule: str) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name != safety_rule}
 
 
 def _certificate(tables: dict[str, object]) -> Certificate:

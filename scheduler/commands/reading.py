@@ -1,20 +1,15 @@
 """`rewrap status` and `rewrap blobs`: what stands in the ledger."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
 
 import click
-from redis.exceptions import RedisError
 
 from keywrap.rewrapping import Outcome
 from ledger import campaigns, progress
-from ledger.campaigns import Campaign
-from scheduler import showing
+from scheduler import paces, showing
 from scheduler.desk import Desk
 from scheduler.status import Status
 from scheduler.status import read as read_status
-from workers import pacing
 
 CAMPAIGN_ID = click.IntRange(1, 2**31 - 1)
 """A campaign's id, as PostgreSQL's `integer` holds it."""
@@ -38,21 +33,7 @@ def status_of(desk: Desk, campaign_id: int) -> Status:
     if found is None:
         desk.campaign(campaign_id)  # raises
         raise AssertionError
-    return replace(found, pace=_pace(desk, found.campaign))
-
-
-def _pace(desk: Desk, campaign: Campaign) -> Mapping[str, Any] | None:
-    """Return how fast a campaign's KEK is asked; None where nothing paces it, or Redis is away."""
-    settings, target = desk.settings, campaign.target
-    if target is None or campaign.is_finished or not settings.broker.url:
-        return None
-    if settings.pace.ceiling(target.key) is None and campaign.max_rate is None:
-        return None
-    try:
-        with pacing.connect(settings.broker.url) as client:
-            return pacing.read(client, settings.pace, target.key, campaign.max_rate)
-    except (RedisError, OSError, ValueError):
-        return None
+    return replace(found, pace=paces.of(desk.settings, found.campaign))
 
 
 @click.command()

@@ -18,9 +18,8 @@ from workers import broker
 from workers.composition import compose, strange_queues
 from workers.settings import DEFAULT_PATH, Settings, load
 
-_FLOWER_SETTINGS = Path(sys.modules["workers.celery_settings"].__file__ or "").with_name(
-    "flower_settings.py"
-)
+_ROOT = Path(__file__).resolve().parent.parent.parent
+_FLOWER_CONF = _ROOT / "scheduler" / "pages" / "flower_conf.py"
 _LOG = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -47,7 +46,10 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     open_reader(settings.keywrap)
     node = Node(config, settings, workers or os.cpu_count() or 1)
     flower = node.settings.flower
-    click.echo(f"Flower: http://{flower.address}:{flower.port}  sign-in: {node.sign_in_file}")
+    prefix = f"/{flower.url_prefix.strip('/')}" if flower.url_prefix else ""
+    click.echo(
+        f"Flower: http://{flower.address}:{flower.port}{prefix}  sign-in: {node.sign_in_file}"
+    )
     click.echo(f"logs: {Path(settings.state_dir) / 'logs'}")
     click.echo("next: rewrap inventory   (in another terminal; Ctrl-C here stops everything)")
     try:
@@ -115,9 +117,14 @@ def worker(desk: Desk, name: str, processes: int | None, queues: str | None) -> 
 @click.command()
 @click.pass_obj
 def flower(desk: Desk) -> None:
-    """Run Flower, read-only and behind a sign-in (REWRAP_FLOWER_BASIC_AUTH=user:password)."""
+    """Run Flower with its Campaigns pages, behind a sign-in.
+
+    REWRAP_FLOWER_BASIC_AUTH=user:password is one; FLOWER_AUTH with FLOWER_AUTH_PROVIDER, as
+    Flower's documentation has them, is another.
+    """
     settings = _served(desk)
-    if ":" not in os.environ.get("REWRAP_FLOWER_BASIC_AUTH", ""):
+    has_oauth = os.environ.get("FLOWER_AUTH") and os.environ.get("FLOWER_AUTH_PROVIDER")
+    if ":" not in os.environ.get("REWRAP_FLOWER_BASIC_AUTH", "") and not has_oauth:
         raise DeskError(
             "Flower does not start without a sign-in",
             exit_code=USAGE,
@@ -127,14 +134,20 @@ def flower(desk: Desk) -> None:
     listen = settings.flower
     _exec(
         settings,
-        ["flower", f"--conf={_FLOWER_SETTINGS}"],
-        [f"--address={listen.address}", f"--port={listen.port}"],
+        ["flower", f"--conf={_FLOWER_CONF}"],
+        [
+            f"--address={listen.address}",
+            f"--port={listen.port}",
+            *([f"--url_prefix={listen.url_prefix}"] if listen.url_prefix else []),
+        ],
     )
 
 
 def _served(desk: Desk) -> Settings:
     """Return the settings of a process that needs both ledger and broker."""
     settings = desk.settings
+    if desk.config:  # for what reads the configuration in the process that this one becomes
+        os.environ["REWRAP_CONFIG"] = str(Path(desk.config).resolve())
     for name, url in (("ledger", settings.ledger.url), ("broker", settings.broker.url)):
         if not url:
             raise DeskError(
@@ -161,6 +174,6 @@ def _exec(settings: Settings, command: list[str], options: list[str]) -> None:
     os.environ["REWRAP_BROKER_URL"] = settings.broker.url
     os.environ["REWRAP_LEDGER_URL"] = settings.ledger.url
     # Celery drops the current directory from the path after it has loaded the app.
-    os.environ["PYTHONPATH"] = str(_FLOWER_SETTINGS.parent.parent)
+    os.environ["PYTHONPATH"] = str(_ROOT)
     argv = [sys.executable, "-m", "celery", "--app=workers.app", *command, *options]
     os.execv(sys.executable, argv)  # noqa: S606 - our own command line

@@ -62,6 +62,8 @@ token_env = "BAO_TOKEN"              # or token_file, which is read again when i
 # [flower]
 # address = "127.0.0.1"
 # port = 5555
+# url_prefix = ""                    # the path that it is reached under, behind a proxy
+# actions = false                    # whether campaigns may be started and stopped there
 """
 
 

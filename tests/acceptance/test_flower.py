@@ -12,7 +12,11 @@ from tests.roads import Road
 from tests.sites import campaign_in
 
 BLOBS = 400
-PAGES = ("/", "/workers", "/tasks", "/broker", "/api/tasks", "/api/workers", "/tasks/datatable")
+PAGES = (
+    *("/", "/workers", "/tasks", "/broker", "/api/tasks", "/api/workers", "/tasks/datatable"),
+    *("/campaigns", "/campaigns.json", "/campaigns/1", "/campaigns/1.json"),
+    *("/api/campaigns/1/blobs?outcome=rewrapped", "/campaigns/1/shards", "/metrics"),
+)
 
 
 @pytest.fixture
