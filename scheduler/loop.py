@@ -13,6 +13,7 @@ from scheduler.headkeeper import HeadKeeper
 from scheduler.recurring import Recurring
 from scheduler.rules import Rules
 from scheduler.stopping import Stop
+from scheduler.watching import Watcher
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
@@ -58,17 +59,22 @@ def run(settings: Settings) -> None:
     head.start()
     recurring = Recurring(settings, ledger)
     recurring.start()
+    watcher = Watcher(settings, ledger, head)
+    watcher.start()
     dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))
     logger.info("scheduler ready")
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s
         try:
-            if dispatcher.tick():
+            with watcher.tick():
+                moved = dispatcher.tick()
+            if moved:
                 pause_s = settings.scheduler.tick_s / 5  # something moved: look again soon
         except (LedgerUnavailableError, LedgerNotReadyError) as error:
             logger.warning("ledger: %s; trying again", error)
             pause_s = _AGAIN_S
         stop.wait(pause_s)
+    watcher.stop()
     recurring.stop()
     head.stop()
     ledger.close()
