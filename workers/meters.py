@@ -64,16 +64,11 @@ class WorkerMeter:
             "Wraps that were opened (unwrap, prove), made (wrap) or moved (rewrap), or could not.",
             *("provider", "operation", "outcome"),
         )
-        self._requests = _counter(
-            "kms_requests",
-            "Requests to key services by what they came to; each attempt counts.",
-            *("provider", "operation", "outcome"),
-        )
         self._request_s = _histogram(
             "kms_request_seconds",
-            "How long a key service took to answer a request.",
+            "How long a key service took to answer a request, by what that came to.",
             _KMS_S,
-            *("provider", "operation"),
+            *("provider", "operation", "outcome"),
         )
         self._store_s = _histogram(
             "store_step_seconds",
@@ -162,19 +157,17 @@ class WorkerMeter:
 
     def requests(self, provider: str) -> Meter:
         """Return what hears of the requests to the service of a provider's key."""
-        seconds: dict[str, Histogram] = {}  # looking a label up costs more than counting does
-        ended: dict[tuple[str, str], Counter] = {}
+        # There is one for each blob where a service takes no batches: finding the labels anew would
+        # cost as much as counting does.
+        seconds: dict[tuple[str, type[Exception] | None], Histogram] = {}
 
         def hear(operation: str, took_s: float, failure: Exception | None) -> None:
-            found = seconds.get(operation)
+            what = operation, None if failure is None else type(failure)
+            found = seconds.get(what)
             if found is None:
-                found = seconds[operation] = self._request_s.labels(provider, operation)
+                outcome = "ok" if what[1] is None else outcome_of(what[1])
+                found = seconds[what] = self._request_s.labels(provider, operation, outcome)
             found.observe(took_s)
-            what = operation, "ok" if failure is None else outcome_of(type(failure))
-            count = ended.get(what)
-            if count is None:
-                count = ended[what] = self._requests.labels(provider, *what)
-            count.inc()
 
         return hear
 
