@@ -34,8 +34,9 @@ from workers.settings import Settings
 logger = logging.getLogger(__name__)
 
 _EVERY_S = 5.0
-_SHARE = 0.05
-"""Of its time a scheduler reads for metrics at most so much: with many shards, less often."""
+_MOST_S = 60.0
+_SHARE = 0.1
+"""Of the time at most so much is spent on reading for metrics: with many shards, less often."""
 
 _MOST_CAMPAIGNS = 50
 _STOP_WITHIN_S = 5.0
@@ -63,6 +64,7 @@ class Watcher(Collector):
         self._census: tuple[int, Census] | None = None
         self._snapshot: list[Metric] = []
         self._ledger_is_up = False
+        self._is_broken = False
         self.registry = CollectorRegistry()
         self._tick_s = Histogram(
             "rewrap_scheduler_tick_seconds",
@@ -140,18 +142,19 @@ class Watcher(Collector):
             self.look()
             took_s = time.monotonic() - began
             self._read_s.set(took_s)
-            pause_s = max(_EVERY_S, took_s / _SHARE)
+            pause_s = min(max(_EVERY_S, took_s / _SHARE), _MOST_S)
 
     def look(self) -> None:
         """Read ledger and broker once; what cannot be read keeps its last value, and is said."""
         try:
             self._snapshot = [*self._read().families(), *self._broker.families()]
-            self._ledger_is_up = True
+            self._ledger_is_up, self._is_broken = True, False
         except (LedgerUnavailableError, LedgerNotReadyError):
             self._ledger_is_up = False  # the ticks say why
         except Exception:
-            self._ledger_is_up = False
-            logger.exception("metrics: the ledger could not be read")
+            if not self._is_broken:  # said once: it is tried again every few seconds
+                logger.exception("metrics: the ledger could not be read")
+            self._ledger_is_up, self._is_broken = False, True
 
     def _read(self) -> Snapshot:
         with self._ledger.begin() as connection:

@@ -1,5 +1,6 @@
 """What a real node serves as metrics, while it works, and when its processes are killed."""
 
+import base64
 import json
 import re
 import signal
@@ -88,7 +89,7 @@ def migrated(node: Node) -> int:
     assert node.site.rewrap("inventory").code == 0
     number = node.site.campaign("migrate")
     node.reach(number, "complete", 90)
-    until(lambda: total(node, "rewrap_key_version_blobs") == BLOBS, "the census is shown", 30)
+    until(lambda: total(node, "rewrap_key_version_blobs") == BLOBS, "the census is shown", 90)
     return number
 
 
@@ -132,7 +133,7 @@ def test_the_scheduler_shows_a_campaign_while_it_is_open_and_the_census_after(
         states = values(node, "scheduler").get("rewrap_campaign_state", {})
         return [labels for labels in states if ("campaign", number) in labels]
 
-    until(is_shown, "the campaign is shown", 30)
+    until(is_shown, "the campaign is shown", 90)
     assert total(node, "rewrap_campaign_waiting", campaign=number, reason="outside_window") == 1
     assert total(node, "rewrap_campaign_late", campaign=number) == 0
     assert total(node, "rewrap_campaign_blobs", campaign=str(migrated)) == 0  # it is over
@@ -140,7 +141,7 @@ def test_the_scheduler_shows_a_campaign_while_it_is_open_and_the_census_after(
     assert sum(census.values()) == BLOBS
     assert {dict(labels)["provider"] for labels in census} == {"env"}
     assert node.site.rewrap("cancel", number).code == 0
-    until(lambda: not is_shown(), "the campaign is not shown any more", 30)
+    until(lambda: not is_shown(), "the campaign is not shown any more", 90)
     assert total(node, "rewrap_scheduler_last_tick_timestamp_seconds") > 0
     assert total(node, "rewrap_audit_chain_entries") > 0
     assert total(node, "rewrap_audit_chain_faults") == 0
@@ -189,9 +190,12 @@ def _samples(node: Node, name: str) -> Iterator[frozenset[tuple[str, str]]]:
 @pytest.mark.usefixtures("migrated")
 def test_no_key_and_no_token_is_in_the_metrics(node: Node) -> None:
     served = _all(node)
-    for secret in node.site.secrets.values():
+    # BLOB_KEY is itself the data key of some blobs, the other one wraps those of the others.
+    for name, secret in node.site.secrets.items():
         assert len(secret) > 8
-        assert secret not in served
+        raw = bytes.fromhex(secret) if name == "BLOB_KEY" else secret.encode()
+        for form in (secret, raw.hex(), base64.b64encode(raw).decode(), repr(raw)[2:-1]):
+            assert form not in served, name
     for file in (node.site.identity, node.site.directory / "spare.key"):
         for word in re.findall(r"[A-Za-z0-9+/=-]{24,}", file.read_text()):
             assert word not in served
@@ -244,3 +248,16 @@ def test_a_worker_whose_port_is_taken_says_so(node: Node) -> None:
         assert f"metrics cannot be served on 127.0.0.1:{port}" in ran.err
         assert f"rewrap {command} --metrics-port" in ran.err
         assert "Traceback" not in ran.err
+
+
+def test_flowers_own_metrics_are_where_prometheus_asks_for_them(node: Node) -> None:
+    address = f"http://127.0.0.1:{node.site.flower_port}/metrics"
+
+    def answers() -> bool:
+        try:
+            return requests.get(address, timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    until(answers, "Flower answers", 60)
+    assert "flower_worker_online" in requests.get(address, timeout=5).text

@@ -210,7 +210,9 @@ def test_the_census_is_counted_once_for_each_inventory(
     assert of(values, "rewrap_key_version_blobs", key=yard.world.wrapping.key, provider="env") > 0
     assert of(values, "rewrap_inventory_timestamp_seconds") > 1e9
     monkeypatch.setattr("ledger.findings.census", _unwanted)
-    assert of(read(watcher), "rewrap_key_version_blobs") == 8
+    values = read(watcher)
+    assert of(values, "rewrap_ledger_up") == 1
+    assert of(values, "rewrap_key_version_blobs") == 8
     monkeypatch.undo()
     yard.world.plant("wrapped", "another")
     yard.world.write_sidecar("broken", b"{")

@@ -1,4 +1,5 @@
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from keywrap.kms import (
 from keywrap.metering import OUTCOMES, outcome_of
 from keywrap.noted import unwrap_many, wrap_many
 from keywrap.providers.calls import Road
+from keywrap.providers.local import FIRST_BLOCK, LocalKeyProvider, create_key_file
+from ledger.states import ShardKind
 from tasks.metering import MeteredJournal, Unmetered
 from tests.worlds import World
 from workers.meters import OTHER, WorkerMeter
@@ -128,3 +131,18 @@ def test_one_call_in_fifty_of_a_step_is_timed_and_every_one_is_made() -> None:
         step(150)
     assert done == list(range(151))
     assert registry.get_sample_value("rewrap_store_step_seconds_count", {"step": "read"}) == 4
+
+
+def test_how_far_a_local_kek_is_worn_is_shown_after_each_shard(tmp_path: Path) -> None:
+    create_key_file(tmp_path / "k.json", "k")
+    provider = LocalKeyProvider("k", tmp_path / "k.json")
+    meter, registry = WorkerMeter(), CollectorRegistry()
+    registry.register(meter._made)
+    registry.register(meter._limit)
+    meter.watch("local:k", provider)
+    provider.wrap(DataKey.generate(), {"blob_id": "b"})
+    meter.worked(ShardKind.REWRAP, 0.5)
+    assert registry.get_sample_value("rewrap_local_kek_wraps", {"key": "local:k"}) == FIRST_BLOCK
+    assert registry.get_sample_value("rewrap_local_kek_wrap_limit", {"key": "local:k"}) == 2**32
+    (tmp_path / "k.json").unlink()
+    meter.worked(ShardKind.REWRAP, 0.5)  # it hears of that where it wraps
