@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from keywrap.contents import ContentError
 from keywrap.datakey import DataKey
@@ -86,6 +87,7 @@ class Rewrapper:
         pool: threads for store requests.
         before: called with the name of each step before it; tests stop and kill there.
         journal: where each use of a key is noted, before anything is done with what it gave.
+        timed: returns the same step of one blob at the store, for whoever times it.
     """
 
     reader: SidecarReader
@@ -94,6 +96,7 @@ class Rewrapper:
     pool: Executor
     before: Callable[[str], None] = lambda _step: None
     journal: Journal = NO_JOURNAL
+    timed: Callable[[Callable[[Move], None]], Callable[[Move], None]] = lambda step: step
 
     def rewrap(self, blob_ids: Iterable[str], goal: Goal) -> Report:
         """Bring blobs to the goal.
@@ -140,6 +143,7 @@ class Rewrapper:
 
     def _at_store(self, step: Callable[[Move], None], moves: Sequence[Move]) -> None:
         """Take each blob through a step at the store, until the store is found to be away."""
+        step = self.timed(step)
 
         def take(move: Move) -> None:
             if move.watch.is_away:
@@ -340,7 +344,7 @@ class Rewrapper:
 
     def replace(self, moves: Sequence[Move], goal: Goal) -> None:
         """Replace each sidecar, only if it still is exactly what was read."""
-        self._at_store(lambda move: self._replace_one(move, goal), moves)
+        self._at_store(partial(self._replace_one, goal=goal), moves)
 
     def spare(self, moves: Sequence[Move], goal: Goal) -> None:
         """End a dry run: make each record that `replace` would write, and write none."""

@@ -17,7 +17,8 @@ _LOCK = 0x7277_0004
 """Advisory lock: one transaction chains at a time, whoever else thinks it holds the tick."""
 
 _AT_ONCE = 5000
-_PAGE = 1000
+PAGE = 1000
+"""Entries that are read at once."""
 
 
 def note(connection: Connection, segment: Segment) -> None:
@@ -106,7 +107,7 @@ def page(connection: Connection, after: int, campaign_id: int | None = None) -> 
             " AND (CAST(:campaign AS int) IS NULL OR campaign_id = :campaign)"
             " ORDER BY place LIMIT :most"
         ),
-        {"after": after, "campaign": campaign_id, "most": _PAGE},
+        {"after": after, "campaign": campaign_id, "most": PAGE},
     )
     return [_entry(row) for row in rows]
 

@@ -157,7 +157,7 @@ def note_stragglers(
     last_pass: bool,
     queue_of: QueueOf = queues.everyone,
     opened_with: Callable[[Finding], KeyVersion | None] = lambda finding: finding.key_version,
-) -> int:
+) -> list[Finding]:
     """Take up blobs that a fresh scan found still to move.
 
     A blob that is an exception already (quarantined, failed, conflict) stays one. Any other goes
@@ -173,14 +173,15 @@ def note_stragglers(
         opened_with: the KEK version that opens what the campaign needs of a blob.
 
     Returns:
-        How many blobs were taken up.
+        Those that were taken up.
     """
     taken: list[str] = []
     for queue, group in queues.by_host([(f, opened_with(f)) for f in found], queue_of):
         taken += _take_up(connection, campaign_id, queue, group)
     if last_pass and taken:
         _give_to_writers(connection, campaign_id, taken)
-    return len(taken)
+    ids = set(taken)
+    return [finding for finding in found if finding.blob_id in ids]
 
 
 def _take_up(

@@ -60,6 +60,10 @@ class HeadKeeper:
         settings: the settings; without a key in them it does nothing.
         ledger: the ledger.
 
+    Attributes:
+        trouble_code: why the head cannot be signed, as a reason code; empty: nothing is in the way.
+        signed_at: when it was last seen to be signed, in seconds since 1970; 0: not yet.
+
     Raises:
         SigningKeyError: the configured key cannot be used.
     """
@@ -69,6 +73,8 @@ class HeadKeeper:
         self._ledger = ledger
         self._ended = threading.Event()
         self._trouble = ""
+        self.trouble_code = ""
+        self.signed_at = 0.0
         self._published = Head()
         self._next_at = 0.0
         file = settings.audit.private_key_file
@@ -96,13 +102,15 @@ class HeadKeeper:
     def publish_once(self) -> None:
         """Publish the head if there is a new one; say once what is in the way, and go on."""
         assert self._key is not None  # noqa: S101 - it is not started without
-        trouble = ""
+        trouble = code = ""
         try:
             self._publish(self._key)
+            self.signed_at = time.time()
         except (StoreError, ConfigError, LedgerUnavailableError, LedgerNotReadyError) as error:
-            trouble = str(error)
+            trouble, code = str(error), "unavailable"
         except AuditHeadError as error:
-            trouble = f"{error}; next: {error.next_command}"
+            trouble, code = f"{error}; next: {error.next_command}", error.reason_code
+        self.trouble_code = code
         if trouble:
             self._next_at = time.monotonic() + self._settings.audit.head_every_s
         if trouble != self._trouble:

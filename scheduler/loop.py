@@ -14,6 +14,7 @@ from scheduler.judge import judges
 from scheduler.recurring import Recurring
 from scheduler.rules import Rules
 from scheduler.stopping import Stop
+from scheduler.watching import Watcher
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
@@ -62,12 +63,16 @@ def run(settings: Settings) -> None:
     asked = judges(settings, ledger)
     for judge in asked:
         judge.start()
+    watcher = Watcher(settings, ledger, head)
+    watcher.start()
     dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))
     logger.info("scheduler ready")
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s
         try:
-            if dispatcher.tick():
+            with watcher.tick():
+                moved = dispatcher.tick()
+            if moved:
                 pause_s = settings.scheduler.tick_s / 5  # something moved: look again soon
         except (LedgerUnavailableError, LedgerNotReadyError) as error:
             logger.warning("ledger: %s; trying again", error)
@@ -75,6 +80,7 @@ def run(settings: Settings) -> None:
         stop.wait(pause_s)
     for judge in asked:
         judge.stop()
+    watcher.stop()
     recurring.stop()
     head.stop()
     ledger.close()

@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ from embedded.postgres import Postgres
 from embedded.redis import Redis
 from scheduler.desk import DATABASE, REFUSED, DeskError
 from scheduler.supervisor import Server, Service
+from workers.exposition import CannotListenError, next_free
 from workers.settings import Settings
 
 _ROOT = Path(__file__).parent.parent
@@ -59,6 +61,20 @@ class Node:
         self.sign_in = os.environ.get("REWRAP_FLOWER_BASIC_AUTH") or self._sign_in()
         self._config = str(Path(config).resolve())
         self._workers = workers
+        self.metrics_ports = self._choose_metrics_ports()
+
+    def _choose_metrics_ports(self) -> dict[str, int]:
+        """Choose where each process serves its metrics; a port that is taken is not chosen."""
+        metrics = self.settings.metrics
+        chosen: dict[str, int] = {}
+        names = ["scheduler", *_worker_names(self._workers)]
+        for name in names:
+            first = metrics.port if name == "scheduler" else metrics.of_workers
+            if first:
+                taken = frozenset(chosen.values())
+                with suppress(CannotListenError):  # the process itself says so in its log
+                    chosen[name] = next_free(metrics.address, first, taken)
+        return chosen
 
     def _lock_state(self) -> int:
         lock = os.open(self._state / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -106,11 +122,17 @@ class Node:
             return Service(name, argv, environment, logs / f"{name}.log")
 
         workers = [
-            service(f"worker-{n}", f"worker --name worker-{n} --processes 1", everything)
-            for n in range(1, self._workers + 1)
+            service(name, f"worker --name {name} --processes 1", self._listening(name, everything))
+            for name in _worker_names(self._workers)
         ]
-        scheduler = service("scheduler", "scheduler", keyless)
+        scheduler = service("scheduler", "scheduler", self._listening("scheduler", keyless))
         return [scheduler, *workers, service("flower", "flower", flower)]
+
+    def _listening(self, name: str, environment: Mapping[str, str]) -> dict[str, str]:
+        """Say where a process serves its metrics."""
+        variable = "REWRAP_METRICS_PORT" if name == "scheduler" else "REWRAP_METRICS_WORKER_PORT"
+        port = self.metrics_ports.get(name)
+        return {**environment, variable: str(port)} if port else dict(environment)
 
     def _environment(self, base: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -126,6 +148,10 @@ class Node:
         """Stop the embedded servers that this node started."""
         for server in reversed(self._owned):
             server.stop()
+
+
+def _worker_names(workers: int) -> list[str]:
+    return [f"worker-{n}" for n in range(1, workers + 1)]
 
 
 def without_secrets(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:

@@ -15,6 +15,7 @@ from ledger.connection import LedgerUnavailableError
 from ledger.shards import Lease, LeaseLostError
 from ledger.states import ShardKind
 from tasks.interruptions import settle
+from tasks.metering import MeteredJournal
 from tasks.runtime import Counts, Runtime
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,11 @@ class Work:
         self.journal.abandon()
 
 
-def _journal(runtime: Runtime, lease: Lease) -> SegmentJournal | NoJournal:
+def _journal(runtime: Runtime, lease: Lease) -> MeteredJournal:
+    return MeteredJournal(_trail(runtime, lease), runtime.meter)
+
+
+def _trail(runtime: Runtime, lease: Lease) -> SegmentJournal | NoJournal:
     if runtime.audit is None:
         return NO_JOURNAL
     source = Source(lease.campaign.id, lease.shard_no, lease.fence, runtime.owner)
@@ -122,10 +127,12 @@ def under_lease(
         return {}
     work = Work(runtime, lease)
     runtime.pacing.work_for(lease.campaign.id, lease.campaign.max_rate)
+    began = time.monotonic()
     work.start()
     try:
         return body(work)
     except LeaseLostError:
+        runtime.meter.lease_lost()
         logger.warning("lease of shard %d lost; its new owner goes on", lease.shard_no)
     except HandBackError:
         _hand_back(work)
@@ -139,6 +146,7 @@ def under_lease(
         raise
     finally:
         work.end()
+        runtime.meter.worked(kind, time.monotonic() - began)
     return {}
 
 

@@ -92,6 +92,7 @@ def _engine(work: Work, blob_ids: Sequence[str]) -> Rewrapper:
     if kind is Kind.SWEEP:
         return sweeper_of(work, blob_ids)
     means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
+    timed = runtime.meter.timed
     if kind is Kind.REENCRYPT:
-        return Reencrypter(*means, journal=work.journal, beat=work.moved)
-    return _ENGINES.get(kind, Rewrapper)(*means, journal=work.journal)
+        return Reencrypter(*means, journal=work.journal, timed=timed, beat=work.moved)
+    return _ENGINES.get(kind, Rewrapper)(*means, journal=work.journal, timed=timed)

@@ -13,6 +13,7 @@ from keywrap.reading import SidecarReader
 from ledger import queues
 from ledger.connection import Ledger
 from ledger.queues import QueueOf
+from tasks.metering import UNMETERED, Meter
 
 Counts = dict[str, int]
 """What a task returns: counts, never names or keys."""
@@ -70,6 +71,7 @@ class Runtime:
         grace_s: how old, in seconds, an old content must be before it is removed; None: this
             process removes none.
         pacing: paces the requests to key services.
+        meter: counts what tasks do.
     """
 
     ledger: Ledger
@@ -90,6 +92,7 @@ class Runtime:
     vault: Vault | None = None
     grace_s: float | None = None
     pacing: Pacing = UNPACED
+    meter: Meter = UNMETERED
 
     def serves(self, version: KeyVersion) -> bool:
         """Whether this process has what opens the wraps of a KEK version, by the configuration."""

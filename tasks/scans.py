@@ -1,6 +1,7 @@
 """Scanning one part of the store: for the inventory, and for stragglers before the end."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.findings import UNCUT, Finding
 from ledger.samples import SHARD_BLOBS
-from ledger.states import FOLLOWING, MOVING, Kind, ShardKind
+from ledger.states import FOLLOWING, KEEPING, MOVING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.rewrap import goal_of
@@ -168,7 +169,9 @@ def straggler_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
                 opened_with=partial(_stays, campaign),
             )
             shards.finish(connection, work.lease, total=seen)
-        return {"stragglers": taken}
+        if campaign.kind in KEEPING:  # others take up what is under the target, too
+            runtime.meter.stragglers(Counter(finding.key_version for finding in taken))
+        return {"stragglers": len(taken)}
 
     return under_lease(runtime, shard_id, ShardKind.STRAGGLERS, body)
 

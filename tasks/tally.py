@@ -60,6 +60,7 @@ class Tally:
     def _record(self, stop: Stop | None = None, *, finish: bool = False) -> None:
         lease, runtime = self._work.lease, self._work.runtime
         requests = runtime.keys.requests
+        outcomes = Counter(result.outcome.value for result in self._unrecorded)
         results = self._unrecorded if self._outcomes else []
         strays = routes(self._work, self._elsewhere)
         self._work.journal.decided(results)
@@ -77,6 +78,7 @@ class Tally:
                 if not self._outcomes:
                     shards.count(connection, lease, self.counts)
                 shards.finish(connection, lease)
+        runtime.meter.decided(lease.campaign.kind, outcomes)
         self._unrecorded, self._elsewhere = [], []
         self._requests = requests
         self._recorded_at = time.monotonic()

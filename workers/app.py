@@ -5,10 +5,12 @@ import os
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
+from billiard import current_process
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutting_down
 
 from tasks import runtime
+from workers import counting
 from workers.celery_settings import SETTINGS
 from workers.composition import compose
 from workers.settings import load
@@ -32,9 +34,16 @@ def make_app(broker_url: str) -> Celery:
 app = make_app(os.environ.get("REWRAP_BROKER_URL", ""))
 
 
+@worker_init.connect
+def _count(**_: Any) -> None:  # noqa: ANN401
+    _log()  # Celery sets logging up later
+    counting.begin(load())
+
+
 @worker_process_init.connect
 def _begin(**_: Any) -> None:  # noqa: ANN401 - as Celery calls it
-    runtime.install(lambda: compose(load(), lambda: bool(_stopping.value)))
+    meter = counting.join(current_process().index)
+    runtime.install(lambda: compose(load(), lambda: bool(_stopping.value), meter=meter))
 
 
 @worker_shutting_down.connect

@@ -11,10 +11,12 @@ from keywrap.backups.vault import Vault
 from keywrap.config import ConfigError, open_keys, open_reader
 from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
+from keywrap.metering import CountedWraps, Metered
 from keywrap.tables.store import StoreConfig, open_store
 from keywrap.threads import StoreThreads
 from ledger.connection import Ledger
 from ledger.queues import QUEUE, QueueOf
+from tasks.metering import UNMETERED, Meter
 from tasks.runtime import UNPACED, Runtime, Unpaced
 from workers.pacing import Pacing, connect, lender
 from workers.settings import Settings
@@ -48,11 +50,17 @@ def queue_of(settings: Settings) -> QueueOf:
     return queue
 
 
-def strange_queues(settings: Settings) -> list[str]:
-    """Return the queues that a worker is to serve and that no key's table names."""
+def queues_of(settings: Settings) -> set[str]:
+    """Return the queues that shards may go to."""
     keys = settings.keywrap.keys
     named = {QUEUE, *(table.queue for table in keys.dpapi.values())}
     named |= {table.queue for table in keys.env.values()} | {settings.gates.verify_queue}
+    return named - {""}
+
+
+def strange_queues(settings: Settings) -> list[str]:
+    """Return the queues that a worker is to serve and that no key's table names."""
+    named = queues_of(settings)
     return [queue for queue in settings.workers.queues if queue not in named]
 
 
@@ -88,6 +96,7 @@ def compose(
     settings: Settings,
     stopping: Callable[[], bool],
     environ: Mapping[str, str] = os.environ,
+    meter: Meter = UNMETERED,
 ) -> Runtime:
     """Make what the tasks of this process use. Call it after the fork, once a process.
 
@@ -96,6 +105,7 @@ def compose(
         StoreUnavailableError: the store is not there.
     """
     keys = open_keys(settings.keywrap, environ, queues=settings.workers.queues)
+    _measure(keys, meter)
     return Runtime(
         ledger=ledger_of(settings),
         reader=open_reader(settings.keywrap, threads=settings.workers.threads),
@@ -115,4 +125,14 @@ def compose(
         vault=vault_of(settings) if settings.backup.recipients else None,
         grace_s=settings.reencrypt.grace_s if settings.reencrypt.sweep else None,
         pacing=_pacing(settings, keys),
+        meter=meter,
     )
+
+
+def _measure(keys: KeyRing, meter: Meter) -> None:
+    for key in keys.keys():  # noqa: SIM118 - a method of the ring
+        provider = keys.provider(key)
+        if isinstance(provider, Metered):
+            provider.meter_by(meter.requests(KeyVersion(key).provider))
+        if isinstance(provider, CountedWraps):
+            meter.watch(key, provider)

@@ -19,6 +19,7 @@ from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
 from workers.approvals_table import Approvals, read_approvals
 from workers.audit_table import Audit, read_audit
+from workers.metrics_table import Metrics
 from workers.pace_table import Pace, read_pace
 from workers.windows import Windows, read_windows
 
@@ -198,6 +199,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvals: Approvals = Approvals()
     windows: Windows = Windows()
     pace: Pace = Pace()
+    metrics: Metrics = Metrics()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -241,6 +243,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         approvals=read_approvals(table.pop("approvals", {})),
         windows=read_windows(table.pop("windows", {})),
         pace=read_pace(table.pop("pace", {}), keywrap),
+        metrics=_section("metrics", Metrics, table, environ),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

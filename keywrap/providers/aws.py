@@ -21,7 +21,6 @@ from keywrap.kms import (
     RefusedError,
 )
 from keywrap.layout import RESERVED
-from keywrap.pacing import Pacer
 from keywrap.providers.aws_answers import Answer, Answers, is_material
 from keywrap.providers.aws_arn import SCHEME, region_of
 from keywrap.providers.aws_client import DEFAULT_THREADS
@@ -30,6 +29,7 @@ from keywrap.providers.aws_errors import DryRunPassedError, request_id
 from keywrap.providers.aws_history import in_order
 from keywrap.providers.aws_rotation import Rotation
 from keywrap.providers.calls import Batch
+from keywrap.providers.sending import Sending
 from keywrap.providers.version_history import VersionHistory
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class AwsKeyProvider:
+class AwsKeyProvider(Sending):
     """Wraps, unwraps and rewraps with one KMS key.
 
     The context is the encryption context as given: it stands in clear in CloudTrail, with the
@@ -84,6 +84,7 @@ class AwsKeyProvider:
         ValueError: `arn` or a sibling is no key ARN, or a sibling is of another Region.
     """
 
+    _connection: AwsConnection
     binds_context: ClassVar[bool] = True
     proves_wraps: ClassVar[bool] = True
 
@@ -112,10 +113,6 @@ class AwsKeyProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
-
-    def pace_by(self, pacer: Pacer) -> None:
-        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
-        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Ask for the key material that wraps use now.

@@ -60,6 +60,7 @@ class AwsConnection(Road["KMSClient"]):
         return self.call(
             lambda client: _ask(client, method, parameters),
             lambda error: translate(error, operation, self._key),
+            operation=method,
             batch=batch,
             again=again,
         )

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, ClassVar
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError
-from keywrap.pacing import Pacer
 from keywrap.providers.azure_canary import Canaries
 from keywrap.providers.azure_client import DEFAULT_THREADS, VaultClient
 from keywrap.providers.azure_connection import AzureConnection
@@ -30,6 +29,7 @@ from keywrap.providers.azure_errors import CorruptAnswerError
 from keywrap.providers.azure_names import SCHEME, Algorithm, AzureKeyName, is_version
 from keywrap.providers.azure_wrapping import ALGORITHMS, Wrap
 from keywrap.providers.calls import Batch
+from keywrap.providers.sending import Sending
 from keywrap.providers.version_history import VersionHistory
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _Target:
     wrap: Wrap
 
 
-class AzureKeyProvider:
+class AzureKeyProvider(Sending):
     """Wraps and unwraps with one key of a vault or Managed HSM.
 
     May be used from many threads, and made before a fork. Azure rewraps nothing by itself: a move
@@ -70,6 +70,7 @@ class AzureKeyProvider:
         ValueError: `name` is no key's, or the algorithm is one that a vault has not.
     """
 
+    _connection: AzureConnection
     binds_context: ClassVar[bool] = True
     proves_wraps: ClassVar[bool] = False
 
@@ -98,10 +99,6 @@ class AzureKeyProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
-
-    def pace_by(self, pacer: Pacer) -> None:
-        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
-        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Ask for the newest version, which the vault takes for the current one.

@@ -66,6 +66,7 @@ class AzureConnection(Road[VaultClient]):
         return self.call(
             ask,
             lambda error: translate(error, operation, self._uri),
+            operation=operation,
             batch=batch,
             again=again,
         )

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Generic, TypeVar
 
 import tenacity
 
 from keywrap.kms import KmsError, RefusedError, ThrottledError, UnavailableError
+from keywrap.metering import Meter, no_meter
 from keywrap.pacing import NO_PACER, Pacer
 from keywrap.providers.pace import Pace
 
@@ -155,16 +157,22 @@ class Road(Generic[_Client]):
         self._count = count
         self._process: PerProcess[_Process[_Client]] = PerProcess(_Process)
         self._pacer: Pacer = NO_PACER
+        self._meter: Meter = no_meter
 
     def pace_by(self, pacer: Pacer) -> None:
         """Let a pacer decide when each request is sent."""
         self._pacer = pacer
+
+    def meter_by(self, meter: Meter) -> None:
+        """Let a meter hear of each request."""
+        self._meter = meter
 
     def call(
         self,
         ask: Callable[[_Client], _Answer],
         translate: Translate,
         *,
+        operation: str = "other",
         batch: Batch | None = None,
         again: bool = True,
     ) -> _Answer:
@@ -173,6 +181,7 @@ class Road(Generic[_Client]):
         Args:
             ask: sends it; the only frame that may hold the bytes of a data key.
             translate: what becomes of an exception that `ask` raises.
+            operation: what is asked for, as `keywrap.metering.Meter` hears it.
             batch: the call that it is a part of; None: it is one of its own.
             again: whether sending it twice does no harm, so that a hiccup is retried.
 
@@ -184,10 +193,11 @@ class Road(Generic[_Client]):
             Exception: what `translate` returned.
         """
         batch = batch or Batch()
+        once = partial(self._once, ask, translate, operation, batch)
         if not again:
-            return self._once(ask, translate, batch)
+            return once()
         try:
-            return self._once(ask, translate, batch)
+            return once()
         except (ThrottledError, UnavailableError) as error:
             if isinstance(error, RestError) and time.monotonic() + error.rest_s >= batch.until:
                 raise
@@ -204,7 +214,7 @@ class Road(Generic[_Client]):
             stop=lambda state: _rested(state) >= batch.until,
             reraise=True,  # and no wait: Pace has one for all threads
         )
-        answer: _Answer = throttled(hiccup, self._once, ask, translate, batch)
+        answer: _Answer = throttled(hiccup, once)
         return answer
 
     def each(
@@ -226,20 +236,29 @@ class Road(Generic[_Client]):
         return list(self._pool().map(lambda item: batch.run(do, item), items))
 
     def _once(
-        self, ask: Callable[[_Client], _Answer], translate: Translate, batch: Batch
+        self,
+        ask: Callable[[_Client], _Answer],
+        translate: Translate,
+        operation: str,
+        batch: Batch,
     ) -> _Answer:
         process = self._process.get()
         batch.require_going()
         self._pacer.take(batch.over)
         turn = process.pace.wait(batch.over)
         batch.require_going()  # it may have ended while this thread waited
+        began = time.perf_counter()
         try:
             client = process.client or self._client(process)
             with process.lock:
                 self._count()
-            return ask(client)
+            answer = ask(client)
         except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the request
             failure = translate(error)
+        else:
+            self._meter(operation, time.perf_counter() - began, None)
+            return answer
+        self._meter(operation, time.perf_counter() - began, failure)
         if isinstance(failure, ThrottledError):
             rest_s = failure.rest_s if isinstance(failure, RestError) else 0.0
             if not self._pacer.throttled() or rest_s:

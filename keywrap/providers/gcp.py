@@ -22,13 +22,13 @@ from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, KmsError, RefusedError
-from keywrap.pacing import Pacer
 from keywrap.providers.calls import Batch
 from keywrap.providers.gcp_client import DEFAULT_THREADS, DEFAULT_TIMEOUT_S
 from keywrap.providers.gcp_connection import GcpConnection, checked
 from keywrap.providers.gcp_errors import CorruptAnswerError
 from keywrap.providers.gcp_names import SCHEME, check_key_name, is_version, version_name
 from keywrap.providers.gcp_versions import GcpVersions
+from keywrap.providers.sending import Sending
 
 if TYPE_CHECKING:  # `gcp_client` tells of a missing extra
     from google.cloud.kms_v1 import DecryptResponse, EncryptResponse, KeyManagementServiceClient
@@ -41,7 +41,7 @@ PRIMARY_FOR_S = 10.0
 300 a minute and project by default (cloud.google.com/kms/quotas): one for each wrap is too many."""
 
 
-class GcpKeyProvider:
+class GcpKeyProvider(Sending):
     """Wraps and unwraps with one CryptoKey.
 
     May be used from many threads, and made before a fork. Cloud KMS rewraps nothing by itself: a
@@ -57,6 +57,7 @@ class GcpKeyProvider:
         ValueError: `name` is no CryptoKey's.
     """
 
+    _connection: GcpConnection
     binds_context: ClassVar[bool] = True
     proves_wraps: ClassVar[bool] = False
 
@@ -82,10 +83,6 @@ class GcpKeyProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
-
-    def pace_by(self, pacer: Pacer) -> None:
-        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
-        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Ask for the primary version. Never remembered here: a campaign must see a rotation.

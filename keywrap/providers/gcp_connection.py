@@ -78,6 +78,7 @@ class GcpConnection(Road[KeyManagementServiceClient]):
         return self.call(
             ask,
             lambda error: translate(error, method, self._key),
+            operation=method,
             batch=batch,
             again=again,
         )

@@ -51,6 +51,7 @@ class _Opened:
     is_enabled: bool
     cipher: AESGCM
     bound: bytes
+    wraps: int
 
     def additional(self, context: Context) -> bytes:
         return self.bound + canonical_context(context)
@@ -73,7 +74,8 @@ class _Loaded:
 def _opened(name: KeyVersion, version: LocalVersion) -> _Opened:
     # A NUL stands in no key id, so that no two pairs of version and context give the same bytes.
     bound = f"{name}\0".encode()
-    return _Opened(name, version.version, version.is_enabled, version.key.cipher(), bound)
+    cipher = version.key.cipher()
+    return _Opened(name, version.version, version.is_enabled, cipher, bound, version.wraps)
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class LocalKeyProvider:
 
     binds_context: ClassVar[bool] = True
     proves_wraps: ClassVar[bool] = False
+    wrap_limit: ClassVar[int] = WRAP_LIMIT
 
     def __init__(self, name: str, path: Path) -> None:
         self.key = f"local:{name}"
@@ -122,6 +125,14 @@ class LocalKeyProvider:
             DeniedError, UnavailableError: see `KeyFolder.read`.
         """
         return self._load().current.name
+
+    def wraps_made(self) -> int:
+        """Return how many wraps were counted under the newest version: no more were made.
+
+        Raises:
+            DeniedError, UnavailableError: see `KeyFolder.read`.
+        """
+        return self._load().current.wraps
 
     def is_newer(self, version: str, than: str) -> bool:
         """Whether both are versions of this very file, and the first came after the second.

@@ -8,6 +8,7 @@ A token says the same of a wrap that does not open and of its own failure, so a 
 refused after it failed twice with a canary, wrapped and opened under the same version, between.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
@@ -15,6 +16,7 @@ from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError
+from keywrap.metering import Meter, no_meter
 from keywrap.providers.pkcs11_uri import SCHEME, key_path
 
 try:
@@ -54,6 +56,7 @@ class Pkcs11Provider:
     ) -> None:
         self.key = SCHEME + key_path(address.label, family)
         self.requests = 0
+        self._meter: Meter = no_meter
         self._token = Token(address, self.key)
         self._keys = TokenKeys(family, self.key, self._mechanism, check_values or {})
 
@@ -142,7 +145,7 @@ class Pkcs11Provider:
             kek = self._keys.wrapping(session, version)
             return self._mechanism.wrap(kek, data_key.reveal(), bound)
 
-        wrapped = self._wrapped(version, self._run(act), len(data_key.reveal()))
+        wrapped = self._wrapped(version, self._run(act, "wrap"), len(data_key.reveal()))
         self._keys.remember(version, wrapped.ciphertext, bound)
         return wrapped
 
@@ -156,7 +159,7 @@ class Pkcs11Provider:
                 raise self._no_such_version(session, version)
             return self._mechanism.open(kek, wrapped.ciphertext, bound)
 
-        inner = self._run(lambda session: self._surely(session, [version], act))
+        inner = self._run(lambda session: self._surely(session, [version], act), "unwrap")
         if len(inner) + self._mechanism.overhead != len(wrapped.ciphertext):
             raise self._refused(f"the wrap holds {len(inner)} bytes", "inner_key_length")
         self._keys.remember(version, wrapped.ciphertext, bound)
@@ -254,10 +257,27 @@ class Pkcs11Provider:
                 break
         return results
 
-    def _run(self, act: Callable[[Session], _Result], *, again: bool = True) -> _Result:
+    def meter_by(self, meter: Meter) -> None:
+        """Let a meter hear of each request; see `keywrap.metering.Metered`."""
+        self._meter = meter
+
+    def _run(
+        self,
+        act: Callable[[Session], _Result],
+        operation: str = "manage",
+        *,
+        again: bool = True,
+    ) -> _Result:
         with LOCK:
             self.requests += 1
-            return self._token.run(act, again=again)
+            began = time.perf_counter()
+            try:
+                result = self._token.run(act, again=again)
+            except KmsError as error:
+                self._meter(operation, time.perf_counter() - began, error)
+                raise
+            self._meter(operation, time.perf_counter() - began, None)
+            return result
 
     def _no_such_version(self, session: Session, version: str) -> RefusedError:
         # Where none is found at all it is no fault of the wrap: this raises another error.
@@ -303,7 +323,7 @@ class Pkcs11KeyWrapProvider(Pkcs11Provider):
                 raise self._no_such_version(session, source)
             return self._mechanism.move(old, new, wrapped.ciphertext, bound)
 
-        moved = self._run(lambda session: self._surely(session, [source, target], act))
+        moved = self._run(lambda session: self._surely(session, [source, target], act), "rewrap")
         return self._wrapped(target, moved, len(wrapped.ciphertext) - self._mechanism.overhead)
 
 

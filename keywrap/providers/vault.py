@@ -20,7 +20,7 @@ from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, DeniedError, RefusedError, UnavailableError
-from keywrap.pacing import Pacer
+from keywrap.providers.sending import Sending
 from keywrap.providers.vault_connection import (
     Data,
     Item,
@@ -58,7 +58,7 @@ def check_key_path(path: str) -> tuple[str, str]:
     return mount, name
 
 
-class VaultTransitProvider:
+class VaultTransitProvider(Sending):
     """Wraps, unwraps and rewraps with one derived Transit key.
 
     A wrap's bytes are what Transit puts behind `vault:vN:`, decoded; N stands in the key version.
@@ -73,6 +73,7 @@ class VaultTransitProvider:
         ValueError: see `check_key_path`.
     """
 
+    _connection: VaultConnection
     binds_context: ClassVar[bool] = True
     proves_wraps: ClassVar[bool] = False
 
@@ -90,10 +91,6 @@ class VaultTransitProvider:
 
     def _count_request(self) -> None:
         self.requests += 1
-
-    def pace_by(self, pacer: Pacer) -> None:
-        """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""
-        self._connection.pace_by(pacer)
 
     def current_version(self) -> KeyVersion:
         """Read the version that `wrap` uses now. Never cached: a campaign must see a rotation.
@@ -299,7 +296,8 @@ class VaultTransitProvider:
 
     def _batch(self, operation: str, batch: list[_Payload]) -> list[tuple[Item, str]]:
         body = {"batch_input": batch, "partial_failure_response_code": 200}
-        answer = self._connection.send("POST", f"{self._mount}/{operation}/{self._name}", body)
+        path = f"{self._mount}/{operation}/{self._name}"
+        answer = self._connection.send("POST", path, body, operation=operation)
         items = (answer.data or Data()).batch_results
         if items is None or len(items) != len(batch):
             raise self._malformed("has not one result for each item")

@@ -6,8 +6,10 @@ are ours, hold no request, and have no cause or context that does.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import msgspec
 import tenacity
 
 from keywrap.kms import DeniedError, KmsError, ThrottledError, UnavailableError
+from keywrap.metering import Meter, no_meter
 from keywrap.pacing import NO_PACER, Pacer
 
 try:
@@ -173,10 +176,15 @@ class VaultConnection:
         self._lock = threading.Lock()
         self._local = threading.local()
         self._pacer: Pacer = NO_PACER
+        self._meter: Meter = no_meter
 
     def pace_by(self, pacer: Pacer) -> None:
         """Let a pacer decide when each request is sent."""
         self._pacer = pacer
+
+    def meter_by(self, meter: Meter) -> None:
+        """Let a meter hear of each request."""
+        self._meter = meter
 
     def __repr__(self) -> str:
         return f"VaultConnection({self._server.address})"
@@ -187,6 +195,7 @@ class VaultConnection:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
+        operation: str = "manage",
         again: bool = True,
     ) -> Answer:
         """Send a request and return its answer.
@@ -195,6 +204,7 @@ class VaultConnection:
             method: the HTTP method.
             path: the path behind `/v1/`.
             body: what to send as JSON.
+            operation: what is asked for, as `keywrap.metering.Meter` hears it.
             again: whether sending it twice does no harm, so that a hiccup is retried.
 
         Raises:
@@ -203,20 +213,35 @@ class VaultConnection:
             ThrottledError: a rate limit of the server.
             DeniedError: the token or the key refuses.
         """
+        once = partial(self._timed, operation, method, path, body)
         if not again:
-            return self._once(method, path, body)
+            return once()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((UnavailableError, ThrottledError)),
             stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(RETRY_FOR_S),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=RETRY_FOR_S / ATTEMPTS),
             reraise=True,
         )
-        return retrying(self._once, method, path, body)
+        return retrying(once)
+
+    def _timed(
+        self, operation: str, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> Answer:
+        self._pacer.take()
+        began = time.perf_counter()
+        try:
+            answer = self._once(method, path, body)
+        except (KmsError, TooComplexError) as error:
+            self._meter(operation, time.perf_counter() - began, error)
+            raise
+        self._meter(operation, time.perf_counter() - began, None)
+        return answer
 
     def _once(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
         used = self._current_token()
         status, content = self._exchange(used, method, path, body)
         if status == HTTPStatus.FORBIDDEN and self._token_changed(used):
+            self._pacer.take()
             status, content = self._exchange(self._current_token(), method, path, body)
         done = 200 <= status < 300  # noqa: PLR2004 - success, RFC 9110 section 15.3
         try:
@@ -241,7 +266,6 @@ class VaultConnection:
         self, token: str, method: str, path: str, body: Mapping[str, Any] | None
     ) -> tuple[int, bytes]:
         """Send once and return status and body."""
-        self._pacer.take()
         with self._lock:
             self._count()
         failure = ""

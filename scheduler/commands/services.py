@@ -16,10 +16,17 @@ from scheduler.stopping import Stop
 from scheduler.supervisor import supervise
 from workers import broker
 from workers.composition import compose, strange_queues
+from workers.exposition import CannotListenError, require_free
 from workers.settings import DEFAULT_PATH, Settings, load
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _FLOWER_CONF = _ROOT / "scheduler" / "pages" / "flower_conf.py"
+_METRICS_PORT = click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve /metrics there; 0: nowhere.  [default: as [metrics] says]",
+)
 _LOG = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -50,6 +57,8 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     click.echo(
         f"Flower: http://{flower.address}:{flower.port}{prefix}  sign-in: {node.sign_in_file}"
     )
+    for name, port in node.metrics_ports.items():
+        click.echo(f"metrics of {name}: http://{settings.metrics.address}:{port}/metrics")
     click.echo(f"logs: {Path(settings.state_dir) / 'logs'}")
     click.echo("next: rewrap inventory   (in another terminal; Ctrl-C here stops everything)")
     try:
@@ -67,14 +76,34 @@ def _in_directory(desk: Desk, directory: str | None) -> Desk:
 
 
 @click.command()
+@_METRICS_PORT
 @click.pass_obj
-def scheduler(desk: Desk) -> None:
+def scheduler(desk: Desk, metrics_port: int | None) -> None:
     """Run the scheduler: it applies schema migrations, then hands shards out.
 
     Any number may run; one ticks at a time.
     """
+    _listen(desk, "REWRAP_METRICS_PORT", metrics_port)
     logging.basicConfig(level=logging.INFO, format=_LOG, stream=sys.stderr)
     loop.run(_served(desk))
+
+
+def _listen(desk: Desk, variable: str, port: int | None) -> None:
+    """Take the port of the command line for that of the configuration."""
+    if port is None:
+        return
+    os.environ[variable] = str(port)
+    if not port:
+        return
+    try:
+        require_free(desk.settings.metrics.address, port)
+    except CannotListenError as error:
+        raise DeskError(
+            str(error),
+            exit_code=USAGE,
+            reason_code="cannot_listen",
+            next_command=f"rewrap {click.get_current_context().info_name} --metrics-port PORT",
+        ) from error
 
 
 @click.command()
@@ -85,8 +114,11 @@ def scheduler(desk: Desk) -> None:
     metavar="Q,Q",
     help="Take shards of these queues only.  [default: `queues` in [workers]]",
 )
+@_METRICS_PORT
 @click.pass_obj
-def worker(desk: Desk, name: str, processes: int | None, queues: str | None) -> None:
+def worker(
+    desk: Desk, name: str, processes: int | None, queues: str | None, metrics_port: int | None
+) -> None:
     """Run a Celery worker. SIGTERM hands its shards back and ends it.
 
     Blobs whose key is on certain hosts only wait in the queue that the key's table names, for a
@@ -97,6 +129,7 @@ def worker(desk: Desk, name: str, processes: int | None, queues: str | None) -> 
     """
     if queues is not None:
         os.environ["REWRAP_WORKERS_QUEUES"] = queues  # for the processes of its pool, too
+    _listen(desk, "REWRAP_METRICS_WORKER_PORT", metrics_port)
     settings = _served(desk)
     compose(settings, lambda: False)  # wrong keys or stores are told now, not by the first task
     # Not refused: shards of a campaign may still wait in a queue that was renamed since.

@@ -128,7 +128,7 @@ def test_one_campaigns_segments_are_found_among_others(desk: Desk, tmp_path: Pat
 def test_a_chain_longer_than_a_page_is_read_whole(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "_PAGE", 3)
+    monkeypatch.setattr(audit, "PAGE", 3)
     made = note(desk, tmp_path, 7)
     chain(desk)
     assert [e.segment for e in entries(desk)] == made

@@ -36,7 +36,7 @@ def _add(desk: Desk, campaign: int, *found: Finding) -> None:
 def _stragglers(desk: Desk, campaign: int, *blob_ids: str, last_pass: bool = False) -> int:
     with desk.ledger.begin() as connection:
         found = [Finding(b, LEGACY) for b in blob_ids]
-        return findings.note_stragglers(connection, campaign, found, last_pass=last_pass)
+        return len(findings.note_stragglers(connection, campaign, found, last_pass=last_pass))
 
 
 def _outcomes(desk: Desk) -> dict[str, tuple[str, str | None]]:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from keywrap.config import KeywrapConfig
+from workers.metrics_table import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -65,7 +66,7 @@ def test_who_opens_no_wrap_gets_neither_keys_nor_blobs(name: str) -> None:
 
 def test_every_image_has_a_version_and_one_image_has_one_version() -> None:
     images = {service["image"] for service in SERVICES.values()}
-    assert all(re.fullmatch(r"[a-z/]+:\d+\.\d+(\.\d+)?", image) for image in images)
+    assert all(re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", image) for image in images)
     assert len({image.partition(":")[0] for image in images}) == len(images)
 
 
@@ -77,10 +78,34 @@ def test_our_containers_can_neither_write_their_image_nor_gain_rights(name: str)
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_only_flower_and_the_trials_s3_are_published_and_only_to_this_machine() -> None:
+def test_only_flower_and_what_a_profile_adds_are_published_and_only_to_this_machine() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"flower": ["127.0.0.1:5555:5555"], "s3": ["127.0.0.1:8333:8333"]}
+    assert published == {
+        "flower": ["127.0.0.1:5555:5555"],
+        "s3": ["127.0.0.1:8333:8333"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
     assert SERVICES["s3"]["profiles"] == ["s3"]
+    assert SERVICES["grafana"]["profiles"] == SERVICES["prometheus"]["profiles"] == ["watch"]
+
+
+@pytest.mark.parametrize("name", ["grafana", "prometheus"])
+def test_who_watches_can_neither_write_its_image_nor_sign_in(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert not SECRETS & service.get("environment", {}).keys()
+
+
+def test_prometheus_asks_our_services_where_they_listen() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    metrics = Metrics()
+    ports = {"scheduler": metrics.port, "worker": metrics.of_workers, "flower": 5555}
+    asked = [job["dns_sd_configs"][0] for job in config["scrape_configs"]]
+    assert {found["names"][0]: found["port"] for found in asked} == ports
+    assert ports.keys() <= OURS.keys()
+    for name in ("scheduler", "worker"):
+        assert OURS[name]["environment"]["REWRAP_METRICS_ADDRESS"] == "0.0.0.0"  # noqa: S104
 
 
 def test_whoever_is_waited_for_can_be() -> None:

@@ -23,6 +23,7 @@ from keywrap.kms import (
     VersionCreator,
     VersionOrder,
 )
+from keywrap.metering import CountedWraps
 from keywrap.providers.local import FIRST_BLOCK, LARGEST_BLOCK, LocalKeyProvider, create_key_file
 from keywrap.tables import local as table
 from keywrap.tables.common import ConfigError
@@ -320,3 +321,15 @@ def test_threads_that_share_a_provider_count_every_wrap_under_its_version(
     file = KeyFile.parse(path.read_bytes())
     for version in file.versions:
         assert version.wraps >= made[file.name_of(version).version]
+
+
+def test_it_tells_how_many_wraps_were_counted_under_the_newest_version(
+    provider: LocalKeyProvider, path: Path
+) -> None:
+    assert isinstance(provider, CountedWraps)
+    assert (provider.wraps_made(), provider.wrap_limit) == (0, WRAP_LIMIT)
+    provider.wrap_many(keys(3))
+    assert provider.wraps_made() == FIRST_BLOCK
+    assert LocalKeyProvider("blobs", path).wraps_made() == FIRST_BLOCK
+    provider.create_version()
+    assert provider.wraps_made() == 0
