@@ -4,7 +4,7 @@ import re
 
 from alembic import context
 
-from ledger.tables import metadata
+from ledger.alert_tables import metadata
 
 _PARTITION = re.compile(r"(inventory|outcome)_\d+|listed_[0-9a-f]{32}")
 

@@ -60,6 +60,10 @@ class HeadKeeper:
         settings: the settings; without a key in them it does nothing.
         ledger: the ledger.
 
+    Attributes:
+        refused: why the head must not be signed: what is there is not what was signed; empty: it
+            may.
+
     Raises:
         SigningKeyError: the configured key cannot be used.
     """
@@ -69,6 +73,7 @@ class HeadKeeper:
         self._ledger = ledger
         self._ended = threading.Event()
         self._trouble = ""
+        self.refused = ""
         self._published = Head()
         self._next_at = 0.0
         file = settings.audit.private_key_file
@@ -96,18 +101,22 @@ class HeadKeeper:
     def publish_once(self) -> None:
         """Publish the head if there is a new one; say once what is in the way, and go on."""
         assert self._key is not None  # noqa: S101 - it is not started without
-        trouble = ""
+        trouble = refused = ""
         try:
             self._publish(self._key)
         except (StoreError, ConfigError, LedgerUnavailableError, LedgerNotReadyError) as error:
             trouble = str(error)
         except AuditHeadError as error:
             trouble = f"{error}; next: {error.next_command}"
+            refused = str(error)
         if trouble:
             self._next_at = time.monotonic() + self._settings.audit.head_every_s
         if trouble != self._trouble:
-            logger.error("audit head: %s", trouble) if trouble else logger.info("audit head: back")
-        self._trouble = trouble
+            if trouble:
+                logger.error("audit head: %s", trouble, extra={"event": "audit_head_failed"})
+            else:
+                logger.info("audit head: back", extra={"event": "audit_head_back"})
+        self._trouble, self.refused = trouble, refused
 
     def _publish(self, key: SigningKey) -> None:
         with self._ledger.begin() as connection:

@@ -8,6 +8,7 @@ from kombu.exceptions import OperationalError
 from ledger import schema
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
+from scheduler.alerting import Alerting
 from scheduler.dispatch import Dispatcher, Send
 from scheduler.headkeeper import HeadKeeper
 from scheduler.recurring import Recurring
@@ -58,17 +59,20 @@ def run(settings: Settings) -> None:
     head.start()
     recurring = Recurring(settings, ledger)
     recurring.start()
+    alerting = Alerting(settings, ledger, head)
+    alerting.start()
     dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))
-    logger.info("scheduler ready")
+    logger.info("scheduler ready", extra={"event": "scheduler_ready"})
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s
         try:
             if dispatcher.tick():
                 pause_s = settings.scheduler.tick_s / 5  # something moved: look again soon
         except (LedgerUnavailableError, LedgerNotReadyError) as error:
-            logger.warning("ledger: %s; trying again", error)
+            logger.warning("ledger: %s; trying again", error, extra={"event": "ledger_away"})
             pause_s = _AGAIN_S
         stop.wait(pause_s)
+    alerting.stop()
     recurring.stop()
     head.stop()
     ledger.close()

@@ -6,6 +6,12 @@ task with any arguments and knows no roles. Without a sign-in it does not start.
 
 import os
 
+from workers.logs import configure
+from workers.settings import load
+
+configure(load(), os.environ, "flower")
+logging = "none"  # Tornado's own set-up, in colours; see above
+
 basic_auth = [os.environ["REWRAP_FLOWER_BASIC_AUTH"]]
 read_only = True
 persistent = False  # its file is a pickle: who can write it runs code in Flower

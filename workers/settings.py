@@ -17,8 +17,10 @@ from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
 from keywrap.sweeping import MIN_GRACE_S
 from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
+from workers.alerts_table import Alerts, read_alerts
 from workers.approvals_table import Approvals, read_approvals
 from workers.audit_table import Audit, read_audit
+from workers.log_table import Log
 from workers.pace_table import Pace, read_pace
 from workers.windows import Windows, read_windows
 
@@ -188,6 +190,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     approvals: Approvals = Approvals()
     windows: Windows = Windows()
     pace: Pace = Pace()
+    log: Log = Log()
+    alerts: Alerts = Alerts()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -231,6 +235,8 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         approvals=read_approvals(table.pop("approvals", {})),
         windows=read_windows(table.pop("windows", {})),
         pace=read_pace(table.pop("pace", {}), keywrap),
+        log=_section("log", Log, table, environ),
+        alerts=read_alerts(table.pop("alerts", {}), file.resolve().parent),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

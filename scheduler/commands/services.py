@@ -14,14 +14,15 @@ from scheduler.desk import UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.node import Node
 from scheduler.stopping import Stop
 from scheduler.supervisor import supervise
-from workers import broker
+from workers import broker, logs
 from workers.composition import compose, strange_queues
 from workers.settings import DEFAULT_PATH, Settings, load
 
 _FLOWER_SETTINGS = Path(sys.modules["workers.celery_settings"].__file__ or "").with_name(
     "flower_settings.py"
 )
-_LOG = "%(asctime)s %(levelname)s %(message)s"
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -38,13 +39,13 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     """
     stop = Stop()
     stop.on_signals()
-    logging.basicConfig(level=logging.INFO, format=_LOG, stream=sys.stderr)
     desk = _in_directory(desk, directory)
     settings = load(desk.config)  # without what the desk takes from an `up` that runs
     config = desk.config or os.environ.get("REWRAP_CONFIG") or DEFAULT_PATH
     # A wrong key or store is told here, not in a log, and before anything is started or made.
     open_keys(settings.keywrap, os.environ, queues=settings.workers.queues)
     open_reader(settings.keywrap)
+    logs.configure(settings, os.environ, "up")
     node = Node(config, settings, workers or os.cpu_count() or 1)
     flower = node.settings.flower
     click.echo(f"Flower: http://{flower.address}:{flower.port}  sign-in: {node.sign_in_file}")
@@ -71,8 +72,7 @@ def scheduler(desk: Desk) -> None:
 
     Any number may run; one ticks at a time.
     """
-    logging.basicConfig(level=logging.INFO, format=_LOG, stream=sys.stderr)
-    loop.run(_served(desk))
+    loop.run(_served(desk, "scheduler"))
 
 
 @click.command()
@@ -95,16 +95,19 @@ def worker(desk: Desk, name: str, processes: int | None, queues: str | None) -> 
     """
     if queues is not None:
         os.environ["REWRAP_WORKERS_QUEUES"] = queues  # for the processes of its pool, too
-    settings = _served(desk)
+    settings = _served(desk, "worker")
     compose(settings, lambda: False)  # wrong keys or stores are told now, not by the first task
     # Not refused: shards of a campaign may still wait in a queue that was renamed since.
     for queue in strange_queues(settings):
-        click.echo(
-            f"rewrap: no table of [keys] names the queue {queue!r}: is it mistyped?", err=True
+        logger.warning(
+            "no table of [keys] names the queue %r: is it mistyped?",
+            queue,
+            extra={"event": "queue_unknown"},
         )
     processes = processes or settings.workers.processes or os.cpu_count() or 1
     configured = settings.workers.queues
     served = ",".join([*map(urgent, configured), *configured])
+    logger.info("worker %s serves %s", name, served, extra={"event": "worker_starting"})
     _exec(
         settings,
         ["worker", f"--concurrency={processes}", f"--queues={served}", "--loglevel=INFO"],
@@ -116,7 +119,7 @@ def worker(desk: Desk, name: str, processes: int | None, queues: str | None) -> 
 @click.pass_obj
 def flower(desk: Desk) -> None:
     """Run Flower, read-only and behind a sign-in (REWRAP_FLOWER_BASIC_AUTH=user:password)."""
-    settings = _served(desk)
+    settings = _served(desk, "flower")
     if ":" not in os.environ.get("REWRAP_FLOWER_BASIC_AUTH", ""):
         raise DeskError(
             "Flower does not start without a sign-in",
@@ -132,9 +135,10 @@ def flower(desk: Desk) -> None:
     )
 
 
-def _served(desk: Desk) -> Settings:
-    """Return the settings of a process that needs both ledger and broker."""
+def _served(desk: Desk, service: str) -> Settings:
+    """Return the settings of a process that needs both ledger and broker, and let it log."""
     settings = desk.settings
+    logs.configure(settings, os.environ, service)
     for name, url in (("ledger", settings.ledger.url), ("broker", settings.broker.url)):
         if not url:
             raise DeskError(
@@ -145,7 +149,7 @@ def _served(desk: Desk) -> Settings:
             )
     try:
         if warning := broker.greet(settings.broker.url):
-            logging.getLogger(__name__).warning(warning)
+            logger.warning(warning, extra={"event": "broker_warning"})
     except broker.BrokerUnavailableError as error:
         raise DeskError(
             f"the broker does not answer: {error}",
@@ -162,5 +166,6 @@ def _exec(settings: Settings, command: list[str], options: list[str]) -> None:
     os.environ["REWRAP_LEDGER_URL"] = settings.ledger.url
     # Celery drops the current directory from the path after it has loaded the app.
     os.environ["PYTHONPATH"] = str(_FLOWER_SETTINGS.parent.parent)
-    argv = [sys.executable, "-m", "celery", "--app=workers.app", *command, *options]
+    # Quiet: Celery's banner is no log line.
+    argv = [sys.executable, "-m", "workers", "--quiet", "--app=workers.app", *command, *options]
     os.execv(sys.executable, argv)  # noqa: S606 - our own command line
