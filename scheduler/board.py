@@ -1,10 +1,12 @@
 """The board of campaigns: how they look on a terminal while they move, at 80 columns and more."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +27,8 @@ _STYLES = {
 }
 _MOST_REASONS = 4
 _MOST_CHARS = 400
+_NOW_S = 10.0
+_FEW = 2
 _QUIET_S = 3.0
 """A reading may take so long before the board says how old its figures are."""
 
@@ -67,11 +71,22 @@ class Board:
     def __init__(self, view: View, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.trouble = ""
+        self._past: deque[tuple[float, dict[int, int]]] = deque()
         self.put(view)
 
     def put(self, view: View) -> None:
         """Take what was read now."""
         self.view, self.trouble, self._read_at = view, "", self._clock()
+        self._past.append((self._read_at, {s.campaign.id: _done(s) for s in view.statuses}))
+        while self._read_at - self._past[0][0] > _NOW_S and len(self._past) > _FEW:
+            self._past.popleft()
+
+    def rate(self, status: Status) -> float | None:
+        """Return how many blobs of a campaign were decided a second in the last seconds."""
+        id_ = status.campaign.id
+        at, done = next(((at, d[id_]) for at, d in self._past if id_ in d), (self._read_at, 0))
+        passed = self._read_at - at
+        return max(0.0, (_done(status) - done) / passed) if passed else None
 
     @property
     def age_s(self) -> float:
@@ -90,7 +105,7 @@ class Board:
         head = [Text(self.head(), style="bold red")] if self.head() else []
         foot = Text(self.view.foot(), style="red" if self.view.silence else "dim")
         statuses = self.view.statuses
-        body: RenderableType = Group(*(block(status) for status in statuses))
+        body: RenderableType = Group(*(block(one, self.rate(one)) for one in statuses))
         if not statuses:
             body = Text("no open campaigns")
         room = console.height - 1 - len(head) - 1
@@ -99,8 +114,13 @@ class Board:
         yield Group(*head, body, foot)
 
 
-def block(status: Status) -> RenderableType:
-    """Draw one campaign: bar, figures, why it waits, and what to type next."""
+def block(status: Status, now: float | None = None) -> RenderableType:
+    """Draw one campaign: bar, figures, why it waits, and what to type next.
+
+    Args:
+        status: the campaign.
+        now: blobs decided a second in the last seconds; None: nobody knows.
+    """
     campaign = status.campaign
     kind = f"{campaign.kind} {campaign.plan_of}" if campaign.plan_of else campaign.kind
     parts = [
@@ -109,7 +129,7 @@ def block(status: Status) -> RenderableType:
         (f"  → {campaign.target}" if campaign.target else "", "dim"),
     ]
     head = Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
-    lines = (Text(f"  {line}", overflow="fold") for line in details(status))
+    lines = (Padding(Text(said, overflow="fold"), (0, 0, 0, 2)) for said in details(status, now))
     return Group(head, bar(status), *lines)
 
 
@@ -141,10 +161,10 @@ def percent(status: Status) -> str:
     return f"{100 * _done(status) // total}%"
 
 
-def details(status: Status) -> Iterator[str]:
-    """Say the rest of a campaign in lines."""
+def details(status: Status, now: float | None = None) -> Iterator[str]:
+    """Say the rest of a campaign in lines; see `block`."""
     campaign, done, wait = status.campaign, status.progress, status.wait
-    if figures := " · ".join(pace_of(status)):
+    if figures := " · ".join(pace_of(status, now)):
         yield figures
     counts = [f"{done.counts[o]:,} {o}" for o in Outcome if done.counts[o]]
     if done.pending and campaign.kind not in COUNTING:
@@ -165,10 +185,15 @@ def details(status: Status) -> Iterator[str]:
         yield f"next: {wait.next_command}"
 
 
-def pace_of(status: Status) -> Iterator[str]:
-    """Say how fast a campaign is, and when it ends."""
-    if status.progress.rate_per_s:
-        yield f"{status.progress.rate_per_s:,.0f}/s"
+def pace_of(status: Status, now: float | None = None) -> Iterator[str]:
+    """Say how fast a campaign is, and when it ends; see `block`."""
+    mean = status.progress.rate_per_s
+    if now is not None and not status.campaign.is_finished:
+        yield f"{now:,.0f}/s now"
+        if mean:
+            yield f"{mean:,.0f}/s on average"
+    elif mean:
+        yield f"{mean:,.0f}/s"
     if status.eta_s is not None:
         yield f"ETA {duration(status.eta_s)}"
     if status.forecast:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,23 @@ class Room:
             if is_away:
                 end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
                 connection.execute(end, [self._name])
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let whoever serves this ledger's other connections hang."""
+        ours = self.desk.rows("SELECT pg_backend_pid()")
+        pids = self.desk.rows(
+            "SELECT pid FROM pg_stat_activity WHERE datname = :name AND pid <> :ours",
+            name=self._name,
+            ours=ours[0][0],
+        )
+        for (pid,) in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for (pid,) in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def screen(self, *words: str, rows: int = 24) -> Screen:
         return Screen(command("status", "--watch", *words), self.environment, self.folder, rows)
@@ -244,3 +262,14 @@ def test_a_watch_of_nothing_says_so_and_what_cannot_be_read_at_the_start_is_told
         assert screen.end() == 3
     assert time.monotonic() - began < 15
     assert "PostgreSQL does not answer" in screen.raw
+
+
+def test_a_ledger_that_hangs_is_told_and_ctrl_c_still_ends_the_watch(room: Room) -> None:
+    room.running()
+    with room.screen() as screen:
+        screen.await_text("62% 62 of 100")
+        with room.frozen():
+            screen.await_text("the ledger has not answered yet; what is shown is")
+            screen.await_text("62% 62 of 100")
+            assert screen.interrupt() == 0
+    assert "Traceback" not in screen.raw
