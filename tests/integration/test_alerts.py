@@ -104,7 +104,7 @@ def test_an_alert_is_told_once_and_its_end_once(office: Office) -> None:
     scheduler = office.scheduler()
     (told,) = office.turn(scheduler)
     assert told.pop("raised_at")
-    assert told.pop("id")
+    assert told.pop("id") == "1-raised"
     assert told == {
         "version": 1,
         "event": "raised",
@@ -116,7 +116,8 @@ def test_an_alert_is_told_once_and_its_end_once(office: Office) -> None:
         "store": (office.folder / "blobs").as_uri(),
         "resolved_at": None,
     }
-    assert office.turn(scheduler) == []
+    office.let_it_be_due()
+    assert office.turn(scheduler) == [], "what was delivered is not sent again"
     office.desk.force(campaign, State.RUNNING)
     (ended,) = office.turn(scheduler)
     assert (ended["event"], ended["kind"]) == ("resolved", "campaign_blocked")
@@ -136,6 +137,11 @@ def test_what_comes_and_goes_is_told_once(office: Office) -> None:
         office.desk.force(campaign, State.RUNNING)
         told += office.turn(scheduler)
     assert kinds(told) == [("raised", "campaign_blocked")]
+    office.block(campaign)
+    office.desk.run("UPDATE alert SET seen_at = seen_at - interval '61 seconds'")
+    office.turn(scheduler)
+    office.desk.force(campaign, State.RUNNING)
+    assert office.turn(scheduler) == [], "it was seen just now, however long it has lasted"
     office.desk.run("UPDATE alert SET seen_at = seen_at - interval '61 seconds'")
     assert kinds(office.turn(scheduler)) == [("resolved", "campaign_blocked")]
 
@@ -641,3 +647,15 @@ def test_a_mistake_does_not_end_the_alerts(
         time.sleep(0.02)
     scheduler.stop()
     assert "KeyError" in caplog.text
+
+
+def test_the_end_is_not_told_before_the_beginning(office: Office) -> None:
+    campaign = office.desk.campaign(Kind.ROTATE)
+    office.block(campaign)
+    office.hook.replies = [Reply(500)]
+    scheduler = office.scheduler()
+    office.turn(scheduler)
+    office.desk.force(campaign, State.RUNNING)
+    assert office.turn(scheduler) == []
+    office.let_it_be_due()
+    assert [event for event, _ in kinds(office.turn(scheduler))] == ["raised", "resolved"]
