@@ -187,6 +187,15 @@ def test_many_schedulers_tell_it_once(office: Office, ledger_url: str) -> None:
     assert len(office.hook.asked) == 5
 
 
+def test_a_message_that_is_being_taken_is_taken_by_nobody_else(office: Office) -> None:
+    office.block(office.desk.campaign(Kind.VERIFY))
+    office.scheduler().look()
+    with office.ledger.begin() as one, office.ledger.begin() as other:
+        assert stored.take(one, "ops", 60.0)
+        other.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
+        assert stored.take(other, "ops", 60.0) is None, "and not waited for"
+
+
 @pytest.mark.parametrize(
     ("reply", "says", "least_s"),
     [

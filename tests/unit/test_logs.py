@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from structlog.contextvars import bound_contextvars, clear_contextvars
+from celery.signals import task_postrun, task_prerun
+from structlog.contextvars import bound_contextvars, clear_contextvars, get_contextvars
 
-from workers import logs
+from workers import app, logs
 from workers.settings import Settings, load
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,8 +53,12 @@ def line_of(
 
 def raised(text: str) -> object:
     held = "it is held in a variable"
+
+    def fail() -> None:
+        raise ValueError(text)
+
     try:
-        int(text)
+        fail()
     except ValueError:
         assert held
         return sys.exc_info()
@@ -128,6 +133,15 @@ def test_a_traceback_shows_no_variable_and_no_secret_of_the_environment(
         assert leak not in text
     assert "ValueError" in text
     assert "held in a variable" not in text
+
+
+def test_what_a_task_logs_has_its_id_until_it_ends() -> None:
+    bound_contextvars(campaign=1).__enter__()  # of a task that ended oddly
+    assert app.app  # its signals are connected
+    task_prerun.send(sender=None, task_id="0c5f")
+    assert get_contextvars() == {"task": "0c5f"}
+    task_postrun.send(sender=None, task_id="0c5f")
+    assert get_contextvars() == {}
 
 
 def test_a_short_value_is_not_blanked_out_of_honest_text(settings: Settings) -> None:
