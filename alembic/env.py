@@ -4,7 +4,7 @@ import re
 
 from alembic import context
 
-from ledger import requests  # noqa: F401 - its table belongs to the schema
+from ledger import alert_tables, requests  # noqa: F401 - their tables belong to the schema
 from ledger.tables import metadata
 
 _PARTITION = re.compile(r"(inventory|outcome)_\d+|listed_[0-9a-f]{32}")

@@ -77,7 +77,11 @@ def let_through(path: Path, account: Account) -> None:
     for parent in path.resolve().parents:
         status = parent.stat()
         if status.st_uid != account.uid and not status.st_mode & stat.S_IXOTH:
-            _log.warning("chmod o+x %s: PostgreSQL's account must pass through it", parent)
+            _log.warning(
+                "chmod o+x %s: PostgreSQL's account must pass through it",
+                parent,
+                extra={"event": "folder_opened"},
+            )
             parent.chmod(stat.S_IMODE(status.st_mode) | stat.S_IXOTH)
 
 

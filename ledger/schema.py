@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # Alembic is imported where a schema is changed: it takes longer than most commands do.
 
-HEAD = "0014"
+HEAD = "0015"
 """The newest migration in `alembic/versions`."""
 
 _MIGRATIONS = Path(__file__).parent.parent / "alembic"

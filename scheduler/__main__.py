@@ -1,6 +1,7 @@
 """`python -m scheduler`: the `rewrap` command, and the one place where errors become words."""
 
 import json
+import logging
 import os
 import sys
 
@@ -9,6 +10,8 @@ import click
 from scheduler import words
 from scheduler.commands import rewrap
 from scheduler.desk import USAGE
+
+logger = logging.getLogger(__name__)
 
 _INTERRUPTED = 130
 _PIPE_CLOSED = 141
@@ -45,7 +48,12 @@ def _usage(error: click.ClickException) -> int:
 
 
 def _say(message: str, code: int, reason_code: str, next_command: str = "") -> int:
-    if "--json" in sys.argv:
+    from workers import logs  # noqa: PLC0415 - most commands end well, and need none
+
+    if logs.logs_json():
+        step = f"; next: {next_command}" if next_command else ""
+        logger.critical("%s%s", message, step, extra={"event": reason_code})
+    elif "--json" in sys.argv:
         click.echo(
             json.dumps(
                 {"reason_code": reason_code, "reason": message, "next_command": next_command}

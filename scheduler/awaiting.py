@@ -45,6 +45,7 @@ def may_begin(connection: Connection, campaign: Campaign, rules: Approvals) -> b
             found.requested_by,
             found.account,
             found.reason,
+            extra={"event": "break_glass"},
         )
     return True
 
@@ -61,10 +62,21 @@ def _flaw(
     try:
         verify(found, rules)
     except ForgedError as error:
-        logger.critical("approval %d of campaign %d: %s", found.id, campaign.id, error)
+        logger.critical(
+            "approval %d of campaign %d: %s",
+            found.id,
+            campaign.id,
+            error,
+            extra={"event": "approval_forged"},
+        )
         return "approval_forged", f"its approval is forged: {error}"
     if found.plan != statements.plan_of(campaign):
-        logger.critical("approval %d: campaign %d was changed since", found.id, campaign.id)
+        logger.critical(
+            "approval %d: campaign %d was changed since",
+            found.id,
+            campaign.id,
+            extra={"event": "approval_forged"},
+        )
         return "approval_forged", "the campaign is not the one that was asked for"
     if found.expires_at <= approvals.in_seconds(connection, 0):
         why = "its approval has expired" if _is_decided(found) else "nobody approved it in time"

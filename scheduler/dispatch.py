@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from structlog.contextvars import bound_contextvars
+
 from ledger import (
     audit,
     blocking,
@@ -68,6 +70,7 @@ class Dispatcher:
         self._send = send
         self._rules = replace(rules, scan_parts=settings.scan_parts)
         self._broker_is_away = False
+        self._told: dict[int, tuple[State, str | None]] = {}
 
     def tick(self) -> bool:
         """Do all that is due now.
@@ -101,16 +104,20 @@ class Dispatcher:
             listed.drop_finished(connection)
         stepped, offers = False, []
         for campaign in opened:
-            with self._ledger.begin() as connection:  # one campaign's trouble is not another's
-                stepped |= advance(connection, campaign, self._rules)
-            with self._ledger.begin() as connection:
-                offers += self._offer(connection, campaign)
+            with bound_contextvars(campaign=campaign.id):
+                with self._ledger.begin() as connection:  # one's trouble is not another's
+                    stepped |= advance(connection, campaign, self._rules)
+                with self._ledger.begin() as connection:
+                    offers += self._offer(connection, campaign)
         self._publish(offers)
         return stepped or bool(offers)
 
     def _offer(self, connection: Connection, campaign: Campaign) -> list[Offer]:
         now = campaigns.get(connection, campaign.id)
-        if now is None or not self._is_open(connection, now):
+        if now is None:
+            return []
+        self._tell(now)
+        if not self._is_open(connection, now):
             return []
         window, state = self._settings.window, now.state
         if state is State.RUNNING and now.kind in REWRAPPING:
@@ -128,6 +135,23 @@ class Dispatcher:
             return offers
         return [replace(offer, queue=queues.urgent(offer.queue)) for offer in offers]
 
+    def _tell(self, now: Campaign) -> None:
+        """Log a campaign's state where it is another one than before."""
+        state = (now.state, now.reason_code)
+        if self._told.get(now.id) == state:
+            return
+        self._told[now.id] = state
+        if now.is_finished:
+            del self._told[now.id]  # no tick looks at it again
+        logger.info(
+            "campaign %d (%s) is %s%s",
+            now.id,
+            now.kind,
+            now.state,
+            f": {now.reason_code}: {now.reason}" if now.reason_code else "",
+            extra={"event": "campaign_state"},
+        )
+
     def _is_open(self, connection: Connection, campaign: Campaign) -> bool:
         """Whether a campaign may run now, by the database's clock.
 
@@ -142,9 +166,13 @@ class Dispatcher:
                 self._send(offer)
         except BrokerUnavailableError as error:
             if not self._broker_is_away:
-                logger.warning("broker: %s; offers lapse and are made again", error)
+                logger.warning(
+                    "broker: %s; offers lapse and are made again",
+                    error,
+                    extra={"event": "broker_away"},
+                )
             self._broker_is_away = True
         else:
             if offers and self._broker_is_away:
-                logger.info("broker: back")
+                logger.info("broker: back", extra={"event": "broker_back"})
                 self._broker_is_away = False

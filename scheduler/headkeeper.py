@@ -63,6 +63,8 @@ class HeadKeeper:
     Attributes:
         trouble_code: why the head cannot be signed, as a reason code; empty: nothing is in the way.
         signed_at: when it was last seen to be signed, in seconds since 1970; 0: not yet.
+        refused: why the head must not be signed: what is there is not what was signed; empty: it
+            may.
 
     Raises:
         SigningKeyError: the configured key cannot be used.
@@ -75,6 +77,7 @@ class HeadKeeper:
         self._trouble = ""
         self.trouble_code = ""
         self.signed_at = 0.0
+        self.refused = ""
         self._published = Head()
         self._next_at = 0.0
         file = settings.audit.private_key_file
@@ -102,7 +105,7 @@ class HeadKeeper:
     def publish_once(self) -> None:
         """Publish the head if there is a new one; say once what is in the way, and go on."""
         assert self._key is not None  # noqa: S101 - it is not started without
-        trouble = code = ""
+        trouble = code = refused = ""
         try:
             self._publish(self._key)
             self.signed_at = time.time()
@@ -110,12 +113,16 @@ class HeadKeeper:
             trouble, code = str(error), "unavailable"
         except AuditHeadError as error:
             trouble, code = f"{error}; next: {error.next_command}", error.reason_code
+            refused = str(error)
         self.trouble_code = code
         if trouble:
             self._next_at = time.monotonic() + self._settings.audit.head_every_s
         if trouble != self._trouble:
-            logger.error("audit head: %s", trouble) if trouble else logger.info("audit head: back")
-        self._trouble = trouble
+            if trouble:
+                logger.error("audit head: %s", trouble, extra={"event": "audit_head_failed"})
+            else:
+                logger.info("audit head: back", extra={"event": "audit_head_back"})
+        self._trouble, self.refused = trouble, refused
 
     def _publish(self, key: SigningKey) -> None:
         with self._ledger.begin() as connection:

@@ -1,6 +1,7 @@
 """The scheduler's process: ticks until it is told to stop."""
 
 import logging
+from typing import Protocol
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -8,13 +9,14 @@ from kombu.exceptions import OperationalError
 from ledger import schema
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
+from scheduler.alerting import Alerting
 from scheduler.dispatch import Dispatcher, Send
 from scheduler.headkeeper import HeadKeeper
 from scheduler.judge import judges
+from scheduler.measuring import Watcher
 from scheduler.recurring import Recurring
 from scheduler.rules import Rules
 from scheduler.stopping import Stop
-from scheduler.watching import Watcher
 from tasks.celery_tasks import NAMES
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
@@ -24,6 +26,16 @@ from workers.settings import Settings
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 2.0
+
+
+class _Beside(Protocol):
+    """Something that works beside the ticks."""
+
+    def start(self) -> None:
+        """Start it."""
+
+    def stop(self) -> None:
+        """Stop it, within seconds."""
 
 
 def sender(app: Celery) -> Send:
@@ -57,16 +69,15 @@ def run(settings: Settings) -> None:
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)
     head = HeadKeeper(settings, ledger)
-    head.start()
-    recurring = Recurring(settings, ledger)
-    recurring.start()
-    asked = judges(settings, ledger)
-    for judge in asked:
-        judge.start()
     watcher = Watcher(settings, ledger, head)
-    watcher.start()
+    alerting = Alerting(settings, ledger, head)
+    # Each in a thread of its own: what they ask may hang, and no tick waits for it.
+    recurring, asked = Recurring(settings, ledger), judges(settings, ledger)
+    besides: tuple[_Beside, ...] = (head, recurring, *asked, watcher, alerting)
+    for each in besides:
+        each.start()
     dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))
-    logger.info("scheduler ready")
+    logger.info("scheduler ready", extra={"event": "scheduler_ready"})
     while not stop.is_set():
         pause_s = settings.scheduler.tick_s
         try:
@@ -75,12 +86,9 @@ def run(settings: Settings) -> None:
             if moved:
                 pause_s = settings.scheduler.tick_s / 5  # something moved: look again soon
         except (LedgerUnavailableError, LedgerNotReadyError) as error:
-            logger.warning("ledger: %s; trying again", error)
+            logger.warning("ledger: %s; trying again", error, extra={"event": "ledger_away"})
             pause_s = _AGAIN_S
         stop.wait(pause_s)
-    for judge in asked:
-        judge.stop()
-    watcher.stop()
-    recurring.stop()
-    head.stop()
+    for each in reversed(besides):
+        each.stop()
     ledger.close()

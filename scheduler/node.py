@@ -15,7 +15,9 @@ from embedded.postgres import Postgres
 from embedded.redis import Redis
 from scheduler.desk import DATABASE, REFUSED, DeskError
 from scheduler.supervisor import Server, Service
+from workers import secretvariables
 from workers.exposition import CannotListenError, next_free
+from workers.logs import is_json
 from workers.settings import Settings
 
 _ROOT = Path(__file__).parent.parent
@@ -115,14 +117,17 @@ class Node:
         everything = self._environment(os.environ)
         # Only workers open wraps: nobody else gets the keys.
         keyless = without_secrets(everything, self.settings)
-        flower = keyless | {"REWRAP_FLOWER_BASIC_AUTH": self.sign_in}
+        hooks = secretvariables.of_webhooks(self.settings)
+        hookless = {name: value for name, value in everything.items() if name not in hooks}
+        flower = {name: value for name, value in keyless.items() if name not in hooks}
+        flower |= {"REWRAP_FLOWER_BASIC_AUTH": self.sign_in}
 
         def service(name: str, command: str, environment: Mapping[str, str]) -> Service:
             argv = [sys.executable, "-m", "scheduler", *command.split()]
             return Service(name, argv, environment, logs / f"{name}.log")
 
         workers = [
-            service(name, f"worker --name {name} --processes 1", self._listening(name, everything))
+            service(name, f"worker --name {name} --processes 1", self._listening(name, hookless))
             for name in _worker_names(self._workers)
         ]
         scheduler = service("scheduler", "scheduler", self._listening("scheduler", keyless))
@@ -142,6 +147,8 @@ class Node:
             "REWRAP_LEDGER_URL": self.settings.ledger.url,
             "REWRAP_BROKER_URL": self.settings.broker.url,
             "REWRAP_FLOWER_PORT": str(self.settings.flower.port),
+            # Their logs are files, which the person reads who sits at this terminal, if one does.
+            "REWRAP_LOG_FORMAT": "json" if is_json(self.settings.log) else "text",
         }
 
     def stop_servers(self) -> None:
@@ -156,10 +163,5 @@ def _worker_names(workers: int) -> list[str]:
 
 def without_secrets(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
     """Return an environment without the variables that hold keys and tokens."""
-    keys = settings.keywrap.keys
-    secret = {table.variable or name for name, table in keys.env.items()}
-    secret |= {table.token_env for table in keys.vault.values() if table.token_env}
-    secret |= {table.entropy_env for table in keys.dpapi.values()}
-    # DPAPI protects what these hold; still, it is a wrapped KEK, and only workers open it.
-    secret |= {table.protected.removeprefix("dpapi:") for table in keys.env.values()}
+    secret = secretvariables.names(settings)
     return {name: value for name, value in environment.items() if name not in secret}

@@ -138,7 +138,9 @@ class Recurring:
             except (LedgerUnavailableError, LedgerNotReadyError) as error:
                 trouble = str(error)
             if trouble and trouble != self._trouble:
-                logger.warning("schedules: %s; trying again", trouble)
+                logger.warning(
+                    "schedules: %s; trying again", trouble, extra={"event": "ledger_away"}
+                )
             self._trouble = trouble
 
     def look(self) -> int:
@@ -177,18 +179,33 @@ class Recurring:
                 return False
         late = f", {missed} times were missed" if missed else ""
         logger.info(
-            "schedule %s: campaign %d (%s)%s", schedule.name, campaign_id, request.kind, late
+            "schedule %s: campaign %d (%s)%s",
+            schedule.name,
+            campaign_id,
+            request.kind,
+            late,
+            extra={"event": "schedule_opened"},
         )
         return True
 
     def _skip(self, schedule: Schedule, next_at: datetime, reason_code: str, why: str) -> None:
         with self._ledger.begin() as connection:
             if schedules.skipped(connection, schedule, next_at, reason_code, why):
-                logger.warning("schedule %s: skipped: %s", schedule.name, why)
+                logger.warning(
+                    "schedule %s: skipped: %s",
+                    schedule.name,
+                    why,
+                    extra={"event": "schedule_skipped"},
+                )
 
     def _fail(self, schedule: Schedule, error: Exception) -> None:
         code = str(getattr(error, "reason_code", "configuration"))
         with self._ledger.begin() as connection:
             schedules.failed(connection, schedule, _AGAIN_S, code, str(error))
         if schedule.reason_code != code:  # once, and not each minute
-            logger.error("schedule %s: %s; trying again", schedule.name, error)
+            logger.error(
+                "schedule %s: %s; trying again",
+                schedule.name,
+                error,
+                extra={"event": "schedule_failed"},
+            )

@@ -8,14 +8,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -23,21 +15,20 @@ from keywrap.rewrapping import Outcome
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
 from ledger.states import COUNTING, OPENING, Kind, State
+from scheduler import board
 from scheduler.reconciling import Comparison
 from scheduler.status import Status
+from workers import plaintext
 
 _POLL_S = 0.5
 _PLAIN_EVERY_S = 5.0
+
+plain = plaintext.plain
 
 
 def document(value: object) -> None:
     """Print one JSON document."""
     click.echo(json.dumps(value, indent=2))
-
-
-def plain(text: str) -> str:
-    """Return text whose control characters are escaped, so that an id cannot forge a line."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def status(status: Status) -> None:
@@ -61,7 +52,7 @@ def _panel(status: Status) -> Table:
     pending = "" if campaign.kind in COUNTING else f" · {done.pending:,} pending"
     table.add_row("blobs", Text(f"{done.scanned:,} scanned{pending} · {counts or 'none decided'}"))
     if done.rate_per_s:
-        eta = f" · ETA {status.eta_s:,.0f} s" if status.eta_s else ""
+        eta = f" · ETA {board.duration(status.eta_s)}" if status.eta_s else ""
         table.add_row("rate", Text(f"{done.rate_per_s:,.0f}/s{eta}"))
     if status.pace:
         table.add_row("pace", Text(_pace(status.pace)))
@@ -162,52 +153,24 @@ def until_finished(
         The last status read.
     """
     console = Console()
-    return (_live if console.is_terminal else _plain_lines)(console, read, is_over)
+    if console.is_terminal:
+        return _live(console, read, is_over)
+    return _plain_lines(read, is_over)
 
 
 def _live(
     console: Console, read: Callable[[], Status], is_over: Callable[[Status], bool]
 ) -> Status:
-    bars, task = _bars(console)
-    with Live(bars, console=console, refresh_per_second=4):
+    with Live(console=console, refresh_per_second=4) as live:
         while True:
             now = read()
-            _move(bars, task, now)
+            live.update(board.block(now))
             if is_over(now):
                 return now
             time.sleep(_POLL_S)
 
 
-def _bars(console: Console) -> tuple[Progress, TaskID]:
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-        expand=True,
-    )
-    return bars, bars.add_task("planned", total=None, note="")
-
-
-def _move(bars: Progress, task: TaskID, now: Status) -> None:
-    done = now.progress
-    completed = done.scanned if now.campaign.kind in COUNTING else done.decided
-    note = f"{done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
-    note += f" · {now.wait.reason_code}" if now.wait.reason_code else ""
-    bars.update(
-        task,
-        description=f"{now.campaign.kind} {now.campaign.id} {now.campaign.state}",
-        total=done.scanned or None,
-        completed=completed,
-        note=note,
-    )
-
-
-def _plain_lines(
-    console: Console, read: Callable[[], Status], is_over: Callable[[Status], bool]
-) -> Status:
+def _plain_lines(read: Callable[[], Status], is_over: Callable[[Status], bool]) -> Status:
     said, said_at = "", float("-inf")
     while True:
         now = read()
@@ -215,20 +178,10 @@ def _plain_lines(
         key = f"{now.campaign.state}{now.wait.reason_code}"
         if key != said or over or time.monotonic() - said_at > _PLAIN_EVERY_S:
             said, said_at = key, time.monotonic()
-            console.print(Text(_line(now)))
+            click.echo(board.line(now))
         if over:
             return now
         time.sleep(_POLL_S)
-
-
-def _line(now: Status) -> str:
-    done = now.progress
-    decided = done.scanned if now.campaign.kind in COUNTING else done.decided
-    rate = f", {done.rate_per_s:,.0f}/s" if done.rate_per_s else ""
-    return (
-        f"{now.campaign.kind} {now.campaign.id}: {_state(now)} - "
-        f"{decided:,} of {done.scanned:,}{rate}"
-    )
 
 
 def rows_as_json(rows: Iterable[dict[str, Any]]) -> None:

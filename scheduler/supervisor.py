@@ -66,7 +66,13 @@ class Service:
 
     def _note_death(self, code: int, now: float) -> None:
         delay_s = min(_MAX_DELAY_S, 0.5 * 2**self.restarts) if self.restarts else 0.0
-        logger.warning("%s ended (%d); starting it again. Its log: %s", self.name, code, self.log)
+        logger.warning(
+            "%s ended (%d); starting it again. Its log: %s",
+            self.name,
+            code,
+            self.log,
+            extra={"event": "process_ended"},
+        )
         self.process = None
         self.restarts += 1
         self.start_after = now + delay_s
@@ -83,7 +89,11 @@ class Service:
         try:
             self.process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            logger.warning("%s did not end in time and was killed", self.name)
+            logger.warning(
+                "%s did not end in time and was killed",
+                self.name,
+                extra={"event": "process_killed"},
+            )
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 

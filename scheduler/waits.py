@@ -34,7 +34,7 @@ def why(
 ) -> Wait:
     """Say why a campaign waits and what the operator may do next."""
     if campaign.is_finished:
-        return Wait(campaign.reason_code, campaign.reason, _after(campaign))
+        return Wait(campaign.reason_code, campaign.reason, after(campaign))
     if silent := silence(connection):
         return Wait("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
     if campaign.state in _PERSON:
@@ -106,7 +106,8 @@ def silence(connection: Connection) -> str:
     return f"for {silent.total_seconds():.0f} s" if silent > _SILENT else ""
 
 
-def _after(campaign: Campaign) -> str | None:
+def after(campaign: Campaign) -> str | None:
+    """Return what to type once a campaign is finished; None: nothing."""
     if campaign.state is State.COMPLETE_WITH_EXCEPTIONS:
         return f"rewrap blobs {campaign.id} --outcome quarantined"
     if campaign.state is State.COMPLETE and campaign.kind in MOVING:

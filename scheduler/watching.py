@@ -1,232 +1,236 @@
-"""The scheduler's metrics: its ticks, and what a thread beside them reads of ledger and broker.
+"""`rewrap status --watch`: what it reads again and again, and what it does when nothing answers."""
 
-A scrape reads nothing: it gets what was read last. So it costs the ledger the same whether nobody
-asks, or ten do, and it answers while PostgreSQL is away.
-"""
-
-import logging
+import json
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
-from prometheus_client import (
-    CollectorRegistry,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+import click
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.live import Live
 
-from keywrap.auditchain import ChainCheck
-from ledger import audit, findings, watching
-from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
-from scheduler import status
-from scheduler.brokerview import BrokerView
-from scheduler.gauges import Census, Seen, Snapshot
-from scheduler.headkeeper import HeadKeeper
-from workers.exposition import serve
-from workers.settings import Settings
+from ledger import campaigns, progress
+from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
+from scheduler import board, waits
+from scheduler.board import Board, View
+from scheduler.desk import UNREACHABLE, Desk, DeskError
+from scheduler.status import Status
+from workers.broker import BrokerUnavailableError
 
-logger = logging.getLogger(__name__)
+_POLL_S = 0.5
+_AGAIN_EVERY_S = 5.0
+_ASK_EVERY_S = 10.0
+_SEEN_ENDING = timedelta(minutes=1)
+"""A campaign that has ended stays on the board so long, so that its end is seen."""
 
-_EVERY_S = 5.0
-_MOST_S = 60.0
-_SHARE = 0.1
-"""Of the time at most so much is spent on reading for metrics: with many shards, less often."""
+Look = Callable[[], View]
+"""Reads everything anew."""
 
-_MOST_CAMPAIGNS = 50
-_STOP_WITHIN_S = 5.0
-_TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+ReadStatus = Callable[[Desk, int], Status]
+"""Reads one campaign."""
 
 
-class Watcher(Collector):
-    """Makes and serves the metrics of a scheduler.
+class Show(Protocol):
+    """Shows what was read."""
+
+    def __call__(self, now: Board) -> None:
+        """Show it, if there is anything new."""
+
+
+def follow(look: Look, show: Show, is_over: Callable[[View], bool], now: Board) -> None:
+    """Read and show again and again; what was read last stays where nothing answers.
 
     Args:
-        settings: the settings; where they name no port it does nothing.
-        ledger: the ledger.
-        head: signs the head of the audit chain.
+        look: reads everything anew.
+        show: shows it.
+        is_over: whether nothing more is to be waited for.
+        now: what was read first; it is changed in place.
+
+    Raises:
+        DeskError: something is wrong that does not pass by itself.
     """
-
-    def __init__(self, settings: Settings, ledger: Ledger, head: HeadKeeper) -> None:
-        self._settings = settings
-        self._ledger = ledger
-        self._head = head
-        self._broker = BrokerView(settings)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="metrics", daemon=True)
-        self._chain = ChainWatch(ledger)
-        self._moved: dict[int, tuple[object, float]] = {}
-        self._census: tuple[int, Census] | None = None
-        self._snapshot: list[Metric] = []
-        self._ledger_is_up = False
-        self._is_broken = False
-        self.registry = CollectorRegistry()
-        self._tick_s = Histogram(
-            "rewrap_scheduler_tick_seconds",
-            "How long a tick took.",
-            registry=self.registry,
-            buckets=_TICK_S,
-        )
-        self._ticked_at = Gauge(
-            "rewrap_scheduler_last_tick_timestamp_seconds",
-            "When this scheduler ticked last, or found that another one ticks.",
-            registry=self.registry,
-        )
-        self._read_s = Gauge(
-            "rewrap_ledger_read_seconds",
-            "How long the last reading of the ledger for these metrics took.",
-            registry=self.registry,
-        )
-        self.registry.register(self)
-        ProcessCollector(registry=self.registry)
-
-    @contextmanager
-    def tick(self) -> Iterator[None]:
-        """Time one tick; only one that comes to its end counts."""
-        began = time.perf_counter()
-        yield
-        self._tick_s.observe(time.perf_counter() - began)
-        self._ticked_at.set_to_current_time()
-
-    def start(self) -> None:
-        """Start serving."""
-        metrics = self._settings.metrics
-        if metrics.port:
-            # Series that tell nothing.
-            disable_created_metrics()  # type: ignore[no-untyped-call]
-            serve(metrics.address, metrics.port, self.registry)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Stop reading; a ledger that hangs is not waited for."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_WITHIN_S)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield what was read last."""
-        yield GaugeMetricFamily(
-            "rewrap_ledger_up",
-            "1 where the ledger was read when it was tried last; if not, the rest is old.",
-            value=float(self._ledger_is_up),
-        )
-        yield from self._snapshot
-        yield from self._head_families()
-
-    def _head_families(self) -> list[GaugeMetricFamily]:
-        trouble = GaugeMetricFamily(
-            "rewrap_audit_head_trouble",
-            "1 where the head of the audit chain cannot be signed, by the reason.",
-            labels=["reason"],
-        )
-        if self._head.trouble_code:
-            trouble.add_metric([self._head.trouble_code], 1)
-        signed = GaugeMetricFamily(
-            "rewrap_audit_head_signed_timestamp_seconds",
-            "When this scheduler last signed the head of the audit chain, or found it signed.",
-            labels=[],
-        )
-        if self._head.signed_at:
-            signed.add_metric([], self._head.signed_at)
-        return [trouble, signed]
-
-    def _keep(self) -> None:
-        pause_s = 0.0
-        while not self._ended.wait(pause_s):
-            began = time.monotonic()
-            self.look()
-            took_s = time.monotonic() - began
-            self._read_s.set(took_s)
-            pause_s = min(max(_EVERY_S, took_s / _SHARE), _MOST_S)
-
-    def look(self) -> None:
-        """Read ledger and broker once; what cannot be read keeps its last value, and is said."""
+    while True:
+        show(now)
+        if not now.trouble and is_over(now.view):
+            return
+        began = time.monotonic()
+        time.sleep(_POLL_S)
         try:
-            self._snapshot = [*self._read().families(), *self._broker.families()]
-            self._ledger_is_up, self._is_broken = True, False
-        except (LedgerUnavailableError, LedgerNotReadyError):
-            self._ledger_is_up = False  # the ticks say why
-        except Exception:
-            if not self._is_broken:  # said once: it is tried again every few seconds
-                logger.exception("metrics: the ledger could not be read")
-            self._ledger_is_up, self._is_broken = False, True
-
-    def _read(self) -> Snapshot:
-        with self._ledger.begin() as connection:
-            ids = watching.open_ids(connection)
-            trail = watching.trail(connection)
-            waiting = watching.waiting(connection)
-            census = self._read_census(connection)
-        campaigns = [seen for i in ids[:_MOST_CAMPAIGNS] if (seen := self._read_campaign(i))]
-        self._moved = {i: moved for i, moved in self._moved.items() if i in ids}
-        return Snapshot(campaigns, len(ids), waiting, trail, self._chain.look(), census)
-
-    def _read_campaign(self, campaign_id: int) -> Seen | None:
-        found = status.read(
-            self._ledger,
-            campaign_id,
-            keeps_previous=self._settings.keywrap.store.keep_previous,
-            windows=self._settings.windows,
-        )
-        if found is None or found.campaign.is_finished:
-            return None
-        done = found.progress
-        now = (found.campaign.state, done.decided, done.scanned, frozenset(done.shards.items()))
-        known = self._moved.get(campaign_id)
-        if known is None:
-            with self._ledger.begin() as connection:
-                at = watching.last_moved(connection, campaign_id) or found.campaign.created_at
-            moved_at = at.timestamp()
-        elif known[0] == now:
-            moved_at = known[1]
-        else:
-            moved_at = time.time()
-        self._moved[campaign_id] = now, moved_at
-        return Seen(found, moved_at)
-
-    def _read_census(self, connection: Connection) -> Census | None:
-        """Count an inventory's findings: once, since that reads all of them."""
-        newest = watching.newest_full_inventory(connection, self._settings.keywrap.store.place)
-        if newest is None:
-            return None
-        number, finished_at = newest
-        if self._census is None or self._census[0] != number:
-            lines = findings.census(connection, number)
-            self._census = number, Census(finished_at, lines)
-        return self._census[1]
+            now.put(look())
+        except (LedgerUnavailableError, LedgerNotReadyError) as error:
+            now.trouble = f"the ledger does not answer: {error}"
+        except DeskError as error:
+            if error.exit_code != UNREACHABLE:
+                raise
+            now.trouble = str(error).removesuffix("; nothing was changed")
+        # A ledger that answers slowly is not asked all the time.
+        time.sleep(max(0.0, min(_AGAIN_EVERY_S, time.monotonic() - began - _POLL_S)))
 
 
-class ChainWatch:
-    """Goes through the audit chain again and again, a page at a time.
+class Source:
+    """Reads the ledger for a watch, and asks the broker beside that.
 
     Args:
-        ledger: has the chain.
+        desk: the operator's desk.
+        campaign_id: the only campaign; None: all that are open, and those that ended just now.
+        read: reads one campaign.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._check = ChainCheck(None)
-        self._found = 0
-        self._last = 0
+    def __init__(self, desk: Desk, campaign_id: int | None, read: ReadStatus) -> None:
+        self._desk = desk
+        self._campaign_id = campaign_id
+        self._read = read
+        self._workers: int | None = None
+        self._trouble = ""
+        threading.Thread(target=self._ask, name="watch-workers", daemon=True).start()
 
-    def look(self) -> int:
-        """Look at the next page.
-
-        Returns:
-            How many faults there are, in the last round or so far in this one.
+    def look(self) -> View:
+        """Read everything anew.
 
         Raises:
+            DeskError: there is no such campaign, or no ledger.
             LedgerUnavailableError: PostgreSQL does not answer.
         """
-        with self._ledger.begin() as connection:
-            page = audit.page(connection, self._check.head.entries)
-        for entry in page:
-            self._found += sum(1 for _ in self._check.take(entry))
-        if len(page) < audit.PAGE:
-            self._last, self._found, self._check = self._found, 0, ChainCheck(None)
-        return max(self._last, self._found)
+        try:
+            return self._look()
+        except DeskError:
+            self._desk = Desk(self._desk.config)  # `rewrap up` may bring another ledger
+            raise
+
+    def _look(self) -> View:
+        desk = self._desk
+        with desk.ledger.begin() as connection:
+            silence = waits.silence(connection)
+            ids = [self._campaign_id] if self._campaign_id is not None else []
+            if not ids:
+                gone = progress.now(connection) - _SEEN_ENDING
+                ended = [c for c in campaigns.recent(connection) if _since(c.finished_at, gone)]
+                ids = [c.id for c in [*campaigns.open_campaigns(connection), *ended]]
+        statuses = tuple(self._read(desk, campaign_id) for campaign_id in ids)
+        return View(statuses, silence, self._workers, self._trouble)
+
+    def _ask(self) -> None:
+        """Ask now and then how many workers there are: it takes seconds."""
+        from workers import inspection  # noqa: PLC0415 - Celery takes a while
+
+        while True:
+            try:
+                if url := self._desk.settings.broker.url:
+                    served = inspection.served_queues(url)
+                    workers = {name for names in served.values() for name in names}
+                    self._workers, self._trouble = len(workers), ""
+                else:
+                    self._workers, self._trouble = None, "no broker is configured or running"
+            except (BrokerUnavailableError, RedisError, OSError) as error:
+                self._workers, self._trouble = None, f"the broker does not answer: {error}"
+            time.sleep(_ASK_EVERY_S)
+
+
+def _since(at: datetime | None, gone: datetime) -> bool:
+    return at is not None and at > gone
+
+
+def on_terminal(look: Look, is_over: Callable[[View], bool], console: Console) -> None:
+    """Watch on a terminal, where everything is drawn again in place."""
+    now = Board(look())
+    with Live(now, console=console, refresh_per_second=4):
+        follow(look, lambda _: None, is_over, now)
+
+
+class PlainLines:
+    """Prints a line a campaign where its state or reason changes, and now and then."""
+
+    def __init__(self) -> None:
+        self._said: dict[object, tuple[object, float]] = {}
+
+    def __call__(self, now: Board) -> None:
+        """Print what is to be said."""
+        head = now.trouble and now.head()
+        self._say("ledger", now.trouble, head or "the ledger answers", always=bool(now.trouble))
+        if now.trouble:
+            return
+        foot = now.view.foot()
+        self._say("foot", foot.partition(" for ")[0], foot)
+        if not now.view.statuses:
+            self._say("none", "none", "no open campaigns")
+        for status in now.view.statuses:
+            campaign = status.campaign
+            key = (campaign.state, status.wait.reason_code)
+            moves = not campaign.is_finished
+            self._say(campaign.id, key, board.line(status), always=moves)
+
+    def _say(self, what: object, key: object, text: str, *, always: bool = False) -> None:
+        said, at = self._said.get(what, ("" if what == "ledger" else None, 0.0))
+        again = always and time.monotonic() - at > _AGAIN_EVERY_S
+        if key != said or again:
+            self._said[what] = key, time.monotonic()
+            click.echo(text)
+
+
+class JsonLines:
+    """Prints a document a line where something changed, and now and then."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._at = 0.0
+
+    def __call__(self, now: Board) -> None:
+        """Print what is to be said."""
+        view = now.view
+        found = {
+            "ledger": {"answers": not now.trouble, "trouble": now.trouble or None},
+            "scheduler": {"is_alive": not view.silence, "silent": view.silence or None},
+            "workers": {"alive": view.workers, "trouble": view.broker_trouble or None},
+            "campaigns": [status.document() for status in view.statuses],
+        }
+        key = json.dumps(found)
+        if key == self._said and time.monotonic() - self._at < _AGAIN_EVERY_S:
+            return
+        self._said, self._at = key, time.monotonic()
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        click.echo(json.dumps({"at": at, "age_s": round(now.age_s, 1), **found}))
+
+
+def watch(
+    desk: Desk,
+    campaign_id: int | None,
+    read: ReadStatus,
+    is_over: Callable[[Status], bool],
+    *,
+    as_json: bool,
+) -> View:
+    """Watch one campaign until it is over, or all open ones until Ctrl-C.
+
+    Args:
+        desk: the operator's desk.
+        campaign_id: the campaign; None: all that are open.
+        read: reads one campaign.
+        is_over: whether a campaign is to be waited for no longer.
+        as_json: whether to print one JSON document a line.
+
+    Returns:
+        What was read last.
+
+    Raises:
+        DeskError: there is no such campaign, or nothing answers at the start.
+        LedgerUnavailableError: PostgreSQL does not answer at the start.
+    """
+    source = Source(desk, campaign_id, read)
+    last: list[View] = []
+
+    def look() -> View:
+        last[:] = [source.look()]
+        return last[0]
+
+    def ends(view: View) -> bool:
+        return campaign_id is not None and all(map(is_over, view.statuses))
+
+    console = Console()
+    if console.is_terminal and not as_json:
+        on_terminal(look, ends, console)
+    else:
+        follow(look, JsonLines() if as_json else PlainLines(), ends, Board(look()))
+    return last[0]

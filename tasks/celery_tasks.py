@@ -44,7 +44,9 @@ def _run(task: Shell, work: Callable[[Runtime, UUID, Progress], Counts], shard_i
         runtime = current()
     except (ConfigError, StoreUnavailableError) as error:
         # Nobody claims the shard: its offer lapses, and status says that no worker takes it.
-        logger.error("this worker takes no shard: %s", error)  # noqa: TRY400 - a person's to mend
+        logger.error(  # noqa: TRY400 - a person's to mend
+            "this worker takes no shard: %s", error, extra={"event": "worker_unusable"}
+        )
         return {}
     return work(runtime, _opaque(shard_id), _flower_progress(task))
 

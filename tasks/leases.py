@@ -5,7 +5,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from uuid import UUID
+
+from structlog.contextvars import bind_contextvars
 
 from keywrap.journal import NO_JOURNAL, NoJournal, SegmentJournal
 from keywrap.segments import Source
@@ -46,7 +50,9 @@ class Work:
         self._go_on = True
         self._lost = False
         self._moved_at = time.monotonic()
-        self._beats = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+        # What it logs is of the same shard.
+        beat = partial(copy_context().run, self._beat)
+        self._beats = threading.Thread(target=beat, name="lease-heartbeat", daemon=True)
 
     def check(self) -> None:
         """Ask whether to go on; called between batches.
@@ -69,7 +75,11 @@ class Work:
         stuck_after_s = self.runtime.lease_s * _STUCK_AFTER_LEASES
         while not self._ended.wait(self.runtime.lease_s / _BEATS_A_LEASE):
             if time.monotonic() - self._moved_at > stuck_after_s:
-                logger.error("shard %d is stuck; its lease lapses", self.lease.shard_no)
+                logger.error(
+                    "shard %d is stuck; its lease lapses",
+                    self.lease.shard_no,
+                    extra={"event": "shard_stuck"},
+                )
                 return
             try:
                 with self.runtime.ledger.begin() as connection:
@@ -125,6 +135,7 @@ def under_lease(
         )
     if lease is None:
         return {}
+    bind_contextvars(campaign=lease.campaign.id, shard=lease.shard_no)
     work = Work(runtime, lease)
     runtime.pacing.work_for(lease.campaign.id, lease.campaign.max_rate)
     began = time.monotonic()
@@ -133,7 +144,11 @@ def under_lease(
         return body(work)
     except LeaseLostError:
         runtime.meter.lease_lost()
-        logger.warning("lease of shard %d lost; its new owner goes on", lease.shard_no)
+        logger.warning(
+            "lease of shard %d lost; its new owner goes on",
+            lease.shard_no,
+            extra={"event": "lease_lost"},
+        )
     except HandBackError:
         _hand_back(work)
     except LedgerUnavailableError:

@@ -29,7 +29,11 @@ def routes(work: Work, blob_ids: list[str]) -> list[tuple[str, list[str]]]:
     found = queues.by_host(zip(blob_ids, keys, strict=True), work.runtime.queue_of)
     for queue, strays in found:
         logger.info(
-            "shard %d: %d blobs go to the queue %s", work.lease.shard_no, len(strays), queue
+            "shard %d: %d blobs go to the queue %s",
+            work.lease.shard_no,
+            len(strays),
+            queue,
+            extra={"event": "blobs_rerouted"},
         )
     return found
 

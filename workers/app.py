@@ -1,16 +1,23 @@
 """The Celery app, and the life of a worker process."""
 
-import logging
 import os
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from billiard import current_process
 from celery import Celery
-from celery.signals import setup_logging, worker_init, worker_process_init, worker_shutting_down
+from celery.signals import (
+    setup_logging,
+    task_postrun,
+    task_prerun,
+    worker_init,
+    worker_process_init,
+    worker_shutting_down,
+)
+from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from tasks import runtime
-from workers import counting
+from workers import counting, logs
 from workers.celery_settings import SETTINGS
 from workers.composition import compose
 from workers.settings import load
@@ -53,6 +60,15 @@ def _hand_shards_back(**_: Any) -> None:  # noqa: ANN401
 
 @setup_logging.connect
 def _log(**_: Any) -> None:  # noqa: ANN401
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(processName)s %(message)s"
-    )
+    logs.configure(load(), os.environ, "worker")
+
+
+@task_prerun.connect
+def _bind(task_id: str, **_: Any) -> None:  # noqa: ANN401
+    clear_contextvars()
+    bind_contextvars(task=task_id)
+
+
+@task_postrun.connect
+def _unbind(**_: Any) -> None:  # noqa: ANN401 - after Celery has logged how the task ended
+    clear_contextvars()

@@ -88,7 +88,11 @@ def _pacing(settings: Settings, keys: KeyRing) -> Pacing | Unpaced:
     except ValueError as error:
         if settings.pace.keys:
             raise ConfigError("[pace]", f"its buckets lie in the broker: {error}") from None
-        logger.warning("no pace holds over all workers, --max-rate neither: %s", error)
+        logger.warning(
+            "no pace holds over all workers, --max-rate neither: %s",
+            error,
+            extra={"event": "pace_off"},
+        )
         return UNPACED
 
 

@@ -184,12 +184,13 @@ class Bucket:
                     "pace of %s: Redis is away (%s); this process goes on with its own share",
                     self.name,
                     type(error).__name__,
+                    extra={"event": "pace_alone"},
                 )
                 self._alone_at = self._clock()
             self._away_until = self._clock() + _AGAIN_S
             return -1, 0.0
         if self._alone_at is not None:
-            logger.info("pace of %s: Redis is back", self.name)
+            logger.info("pace of %s: Redis is back", self.name, extra={"event": "pace_back"})
             self._alone_at = None
         return granted, wait_s
 

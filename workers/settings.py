@@ -17,8 +17,10 @@ from keywrap.config import TABLES, ConfigError, KeywrapConfig, read_file
 from keywrap.sweeping import MIN_GRACE_S
 from keywrap.tables.store import StoreConfig, check_store
 from ledger.queues import QUEUE
+from workers.alerts_table import Alerts, read_alerts
 from workers.approvals_table import Approvals, read_approvals
 from workers.audit_table import Audit, read_audit
+from workers.log_table import Log
 from workers.metrics_table import Metrics
 from workers.pace_table import Pace, read_pace
 from workers.windows import Windows, read_windows
@@ -200,6 +202,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: Windows = Windows()
     pace: Pace = Pace()
     metrics: Metrics = Metrics()
+    log: Log = Log()
+    alerts: Alerts = Alerts()
 
 
 _Section = TypeVar("_Section", bound=msgspec.Struct)
@@ -244,6 +248,8 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         windows=read_windows(table.pop("windows", {})),
         pace=read_pace(table.pop("pace", {}), keywrap),
         metrics=_section("metrics", Metrics, table, environ),
+        log=_section("log", Log, table, environ),
+        alerts=read_alerts(table.pop("alerts", {}), file.resolve().parent),
     )
     for name in table:
         raise ConfigError(f"[{name}]", f"{file} has a section that is not known")

@@ -7,6 +7,7 @@ import click
 from scheduler.desk import Desk
 
 _MODULES = {
+    "alerts": ("alerts",),
     "approval": ("approve", "approval-key"),
     "asking": ("cancel", "pace", "pause", "resume", "retry"),
     "backup": ("backup", "backup-key"),

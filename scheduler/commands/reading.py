@@ -6,7 +6,7 @@ import click
 
 from keywrap.rewrapping import Outcome
 from ledger import campaigns, progress
-from scheduler import paces, showing
+from scheduler import paces, showing, watching
 from scheduler.desk import Desk
 from scheduler.status import Status
 from scheduler.status import read as read_status
@@ -38,26 +38,35 @@ def status_of(desk: Desk, campaign_id: int) -> Status:
 
 @click.command()
 @click.argument("campaign", type=CAMPAIGN_ID, required=False)
-@click.option("--watch", is_flag=True, help="Follow it until it is finished.")
+@click.option("--watch", is_flag=True, help="Follow it, live on a terminal. Ctrl-C ends that.")
 @as_json
 @click.pass_obj
 def status(desk: Desk, campaign: int | None, *, watch: bool, as_json: bool) -> None:
     """Show a campaign: its state, why it waits, counts, rate and failures by reason.
 
-    Without CAMPAIGN, list the newest campaigns.
+    Without CAMPAIGN, list the newest campaigns; with --watch, follow all that are open. With
+    --watch --json, print a document a line. A ledger that is away for a while is waited for.
 
-    Example: rewrap status 3 --watch
+    Examples: rewrap status --watch
+    rewrap status 3 --watch
     """
-    if campaign is None:
+    if watch:
+        _watch(desk, campaign, as_json=as_json)
+    elif campaign is None:
         _list(desk, as_json=as_json)
-        return
-    if watch and not as_json:
-        showing.until_finished(lambda: status_of(desk, campaign))
-    now = status_of(desk, campaign)
-    if as_json:
-        showing.document(now.document())
+    elif as_json:
+        showing.document(status_of(desk, campaign).document())
     else:
-        showing.status(now)
+        showing.status(status_of(desk, campaign))
+
+
+def _watch(desk: Desk, campaign: int | None, *, as_json: bool) -> None:
+    try:
+        last = watching.watch(desk, campaign, status_of, showing.is_over, as_json=as_json)
+    except KeyboardInterrupt:
+        return  # how one stops to watch
+    if not as_json:
+        showing.status(last.statuses[0])
 
 
 def _list(desk: Desk, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from scheduler.desk import UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.node import Node
 from scheduler.stopping import Stop
 from scheduler.supervisor import supervise
-from workers import broker
+from workers import broker, logs
 from workers.composition import compose, strange_queues
 from workers.exposition import CannotListenError, require_free
 from workers.settings import DEFAULT_PATH, Settings, load
@@ -27,7 +27,8 @@ _METRICS_PORT = click.option(
     metavar="PORT",
     help="Serve /metrics there; 0: nowhere.  [default: as [metrics] says]",
 )
-_LOG = "%(asctime)s %(levelname)s %(message)s"
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -44,13 +45,13 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     """
     stop = Stop()
     stop.on_signals()
-    logging.basicConfig(level=logging.INFO, format=_LOG, stream=sys.stderr)
     desk = _in_directory(desk, directory)
     settings = load(desk.config)  # without what the desk takes from an `up` that runs
     config = desk.config or os.environ.get("REWRAP_CONFIG") or DEFAULT_PATH
     # A wrong key or store is told here, not in a log, and before anything is started or made.
     open_keys(settings.keywrap, os.environ, queues=settings.workers.queues)
     open_reader(settings.keywrap)
+    logs.configure(settings, os.environ, "up")
     node = Node(config, settings, workers or os.cpu_count() or 1)
     flower = node.settings.flower
     prefix = f"/{flower.url_prefix.strip('/')}" if flower.url_prefix else ""
@@ -84,8 +85,7 @@ def scheduler(desk: Desk, metrics_port: int | None) -> None:
     Any number may run; one ticks at a time.
     """
     _listen(desk, "REWRAP_METRICS_PORT", metrics_port)
-    logging.basicConfig(level=logging.INFO, format=_LOG, stream=sys.stderr)
-    loop.run(_served(desk))
+    loop.run(_served(desk, "scheduler"))
 
 
 def _listen(desk: Desk, variable: str, port: int | None) -> None:
@@ -130,16 +130,19 @@ def worker(
     if queues is not None:
         os.environ["REWRAP_WORKERS_QUEUES"] = queues  # for the processes of its pool, too
     _listen(desk, "REWRAP_METRICS_WORKER_PORT", metrics_port)
-    settings = _served(desk)
+    settings = _served(desk, "worker")
     compose(settings, lambda: False)  # wrong keys or stores are told now, not by the first task
     # Not refused: shards of a campaign may still wait in a queue that was renamed since.
     for queue in strange_queues(settings):
-        click.echo(
-            f"rewrap: no table of [keys] names the queue {queue!r}: is it mistyped?", err=True
+        logger.warning(
+            "no table of [keys] names the queue %r: is it mistyped?",
+            queue,
+            extra={"event": "queue_unknown"},
         )
     processes = processes or settings.workers.processes or os.cpu_count() or 1
     configured = settings.workers.queues
     served = ",".join([*map(urgent, configured), *configured])
+    logger.info("worker %s serves %s", name, served, extra={"event": "worker_starting"})
     _exec(
         settings,
         ["worker", f"--concurrency={processes}", f"--queues={served}", "--loglevel=INFO"],
@@ -155,7 +158,7 @@ def flower(desk: Desk) -> None:
     REWRAP_FLOWER_BASIC_AUTH=user:password is one; FLOWER_AUTH with FLOWER_AUTH_PROVIDER, as
     Flower's documentation has them, is another.
     """
-    settings = _served(desk)
+    settings = _served(desk, "flower")
     has_oauth = os.environ.get("FLOWER_AUTH") and os.environ.get("FLOWER_AUTH_PROVIDER")
     if ":" not in os.environ.get("REWRAP_FLOWER_BASIC_AUTH", "") and not has_oauth:
         raise DeskError(
@@ -176,11 +179,12 @@ def flower(desk: Desk) -> None:
     )
 
 
-def _served(desk: Desk) -> Settings:
-    """Return the settings of a process that needs both ledger and broker."""
+def _served(desk: Desk, service: str) -> Settings:
+    """Return the settings of a process that needs both ledger and broker, and let it log."""
     settings = desk.settings
     if desk.config:  # for what reads the configuration in the process that this one becomes
         os.environ["REWRAP_CONFIG"] = str(Path(desk.config).resolve())
+    logs.configure(settings, os.environ, service)
     for name, url in (("ledger", settings.ledger.url), ("broker", settings.broker.url)):
         if not url:
             raise DeskError(
@@ -191,7 +195,7 @@ def _served(desk: Desk) -> Settings:
             )
     try:
         if warning := broker.greet(settings.broker.url):
-            logging.getLogger(__name__).warning(warning)
+            logger.warning(warning, extra={"event": "broker_warning"})
     except broker.BrokerUnavailableError as error:
         raise DeskError(
             f"the broker does not answer: {error}",
@@ -208,5 +212,6 @@ def _exec(settings: Settings, command: list[str], options: list[str]) -> None:
     os.environ["REWRAP_LEDGER_URL"] = settings.ledger.url
     # Celery drops the current directory from the path after it has loaded the app.
     os.environ["PYTHONPATH"] = str(_ROOT)
-    argv = [sys.executable, "-m", "celery", "--app=workers.app", *command, *options]
+    # Quiet: Celery's banner is no log line.
+    argv = [sys.executable, "-m", "workers", "--quiet", "--app=workers.app", *command, *options]
     os.execv(sys.executable, argv)  # noqa: S606 - our own command line

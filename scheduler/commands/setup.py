@@ -9,7 +9,7 @@ from workers.settings import DEFAULT_PATH
 
 TEMPLATE = """\
 # The configuration of rewrap. Secrets are never written here: they come from the environment or
-# from files. Any value of [ledger], [broker], [workers], [scheduler] and [flower] may be
+# from files. Any value of [ledger], [broker], [workers], [scheduler], [log] and [flower] may be
 # overridden by REWRAP_<SECTION>_<NAME>, such as REWRAP_LEDGER_URL.
 
 [store]
@@ -58,6 +58,14 @@ token_env = "BAO_TOKEN"              # or token_file, which is read again when i
 # processes = 1                      # processes of one `rewrap worker`
 # threads = 4                        # threads for store requests in each
 # lease_s = 30                       # what a worker that dies costs at most
+
+# Who is told when something is wrong (docs/alerts.md). Try it with: rewrap alerts test
+# [alerts.webhooks.ops]
+# url_file = "/run/secrets/alert-url"  # or url_env = "ALERT_URL": it is a secret
+# format = "slack"                   # or json
+
+# [log]
+# format = "auto"                    # text on a terminal, JSON elsewhere (docs/logs.md)
 
 # [flower]
 # address = "127.0.0.1"

@@ -8,6 +8,11 @@ pages and endpoints of our own (`scheduler.pages`).
 import os
 
 from scheduler.pages import installing
+from workers.logs import configure
+from workers.settings import load
+
+configure(load(), os.environ, "flower")
+logging = "none"  # Tornado would set up its own, in colours
 
 basic_auth = [sign_in] if (sign_in := os.environ.get("REWRAP_FLOWER_BASIC_AUTH")) else []
 read_only = True

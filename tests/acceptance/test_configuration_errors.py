@@ -201,7 +201,10 @@ def answers(site: Site, postgres: Postgres, redis_server: object) -> Iterator[di
         if case.edit:
             config.write_text(case.edit(site.config.read_text()))
         changes = {name: urls.get(v, v) if v else v for name, v in case.environment}
-        environment = site.environment | {"REWRAP_CONFIG": str(config)}
+        environment = site.environment | {
+            "REWRAP_CONFIG": str(config),
+            "REWRAP_LOG_FORMAT": "text",  # as on a terminal
+        }
         environment = {
             name: value for name, value in {**environment, **changes}.items() if value is not None
         }

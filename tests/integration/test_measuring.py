@@ -19,7 +19,7 @@ from ledger.connection import Ledger, LedgerUnavailableError
 from ledger.shards import Offer
 from ledger.states import Kind, ShardKind, State
 from scheduler.headkeeper import HeadKeeper
-from scheduler.watching import ChainWatch, Watcher
+from scheduler.measuring import ChainWatch, Watcher
 from tasks.metering import Unmetered
 from tests.yards import Yard
 from workers.settings import Settings

@@ -1,0 +1,19 @@
+"""Which environment variables hold keys and tokens, by the configuration."""
+
+from workers.settings import Settings
+
+
+def names(settings: Settings) -> set[str]:
+    """Return the names of the variables that hold keys and tokens; only workers get these."""
+    keys = settings.keywrap.keys
+    secret = {table.variable or name for name, table in keys.env.items()}
+    secret |= {table.token_env for table in keys.vault.values() if table.token_env}
+    secret |= {table.entropy_env for table in keys.dpapi.values()}
+    # DPAPI protects what these hold; still, it is a wrapped KEK, and only workers open it.
+    secret |= {table.protected.removeprefix("dpapi:") for table in keys.env.values()}
+    return secret
+
+
+def of_webhooks(settings: Settings) -> set[str]:
+    """Return the variables that hold URLs of webhooks; only the scheduler gets these."""
+    return {hook.url_env for hook in settings.alerts.webhooks.values() if hook.url_env}
