@@ -108,7 +108,7 @@ class Judge:
         except msgspec.ValidationError as error:
             self._refuse(asked, "usage", str(error), "rewrap start --help")
         except Exception:  # one request that nobody foresaw must not hold up all others
-            logger.exception("request %s", asked.key)
+            logger.exception("request %s", asked.key, extra={"event": "request_failed"})
             why = "it could not be judged; the scheduler's log says why"
             self._refuse(asked, "internal_error", why, "rewrap status")
 
@@ -155,13 +155,24 @@ class Judge:
             connection.rollback()  # another scheduler has answered meanwhile
             return
         logger.info(
-            "%s: %s campaign %d: %s", plain(asked.requested_by), asked.action, campaign_id, state
+            "%s: %s campaign %d: %s",
+            plain(asked.requested_by),
+            asked.action,
+            campaign_id,
+            state,
+            extra={"event": "request_done", "campaign": campaign_id},
         )
 
     def _refuse(self, asked: Asked, reason_code: str, reason: str, next_command: str) -> None:
         with self._ledger.begin() as connection:
             requests.refuse(connection, asked.key, reason_code, reason, next_command)
-        logger.warning("%s: %s refused: %s", plain(asked.requested_by), asked.action, reason)
+        logger.warning(
+            "%s: %s refused: %s",
+            plain(asked.requested_by),
+            asked.action,
+            reason,
+            extra={"event": "request_refused"},
+        )
 
 
 def judges(settings: Settings, ledger: Ledger) -> list[Judge]:

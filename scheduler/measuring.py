@@ -153,7 +153,8 @@ class Watcher(Collector):
             self._ledger_is_up = False  # the ticks say why
         except Exception:
             if not self._is_broken:  # said once: it is tried again every few seconds
-                logger.exception("metrics: the ledger could not be read")
+                text = "metrics: the ledger could not be read"
+                logger.exception(text, extra={"event": "metrics_failed"})
             self._ledger_is_up, self._is_broken = False, True
 
     def _read(self) -> Snapshot:

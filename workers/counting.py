@@ -36,7 +36,8 @@ def begin(settings: Settings) -> None:
     try:
         folder = tempfile.mkdtemp(prefix="rewrap-metrics-")
     except OSError as error:
-        logger.error("no metrics: their folder cannot be made: %s", error)  # noqa: TRY400
+        text = "no metrics: their folder cannot be made: %s"
+        logger.error(text, error, extra={"event": "metrics_off"})  # noqa: TRY400
         return
     atexit.register(_remove, folder, os.getpid())
     os.environ[_FOLDER] = folder
@@ -65,7 +66,8 @@ def join(slot: int) -> Meter:
     try:
         _meter.open_files()
     except OSError as error:
-        logger.error("no metrics of this process: %s", error)  # noqa: TRY400
+        text = "no metrics of this process: %s"
+        logger.error(text, error, extra={"event": "metrics_off"})  # noqa: TRY400
         return UNMETERED
     return _meter
 

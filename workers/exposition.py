@@ -89,9 +89,11 @@ def serve(address: str, first: int, registry: CollectorRegistry) -> WSGIServer |
         except OSError as error:
             failure = CannotListenError(address, port, error)
         else:
-            logger.info("metrics: http://%s:%d/metrics", address, port)
+            logger.info(
+                "metrics: http://%s:%d/metrics", address, port, extra={"event": "metrics_served"}
+            )
             return server
-    logger.error("%s", failure)
+    logger.error("%s", failure, extra={"event": "metrics_off"})
     return None
 
 

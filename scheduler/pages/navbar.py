@@ -45,6 +45,7 @@ def with_tab(bar: str) -> str:
     head, found, tail = bar.partition(_AFTER)
     end = head.rfind("</ul>")
     if not found or end < 0:
-        logger.error("Flower's bar is built otherwise: no Campaigns tab, the page is /campaigns")
+        text = "Flower's bar is built otherwise: no Campaigns tab, the page is /campaigns"
+        logger.error(text, extra={"event": "campaigns_tab_missing"})
         return bar
     return f"{head[:end]}{_TAB}      {head[end:]}{found}{tail}"

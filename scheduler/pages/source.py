@@ -135,7 +135,7 @@ class Source:
             self._tell(str(error))
         except Exception:  # a page that cannot be read must not take Flower with it
             shelf.trouble = _UNREADABLE
-            logger.exception("a page cannot be read")
+            logger.exception("a page cannot be read", extra={"event": "page_failed"})
         else:
             self._tell("")
         finally:
@@ -146,9 +146,10 @@ class Source:
     def _tell(self, trouble: str) -> None:
         """Say once that the ledger is away, and once that it is back."""
         if trouble and not self._trouble:
-            logger.warning("ledger: %s; pages show what was last read", trouble)
+            text = "ledger: %s; pages show what was last read"
+            logger.warning(text, trouble, extra={"event": "ledger_away"})
         if self._trouble and not trouble:
-            logger.info("ledger: it answers again")
+            logger.info("ledger: it answers again", extra={"event": "ledger_back"})
         self._trouble = trouble
 
     def _seen(self, shelf: _Shelf) -> Seen[T]:
