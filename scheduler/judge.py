@@ -74,9 +74,8 @@ class Judge:
             try:
                 self.look()
                 pause_s = _LOOK_EVERY_S
-            except (LedgerUnavailableError, LedgerNotReadyError) as error:
-                logger.debug("requests: %s; trying again", error)  # the tick says so, loudly
-                pause_s = _AGAIN_S
+            except (LedgerUnavailableError, LedgerNotReadyError):
+                pause_s = _AGAIN_S  # the tick says so
 
     def look(self) -> int:
         """Answer what waits; return how much that was."""
