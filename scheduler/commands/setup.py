@@ -9,8 +9,8 @@ from workers.settings import DEFAULT_PATH
 
 TEMPLATE = """\
 # The configuration of rewrap. Secrets are never written here: they come from the environment or
-# from files. Any value of [ledger], [broker], [workers], [scheduler], [log] and [flower] may be
-# overridden by REWRAP_<SECTION>_<NAME>, such as REWRAP_LEDGER_URL.
+# from files. Any value of [ledger], [broker], [workers], [scheduler], [log], [flower] and [metrics]
+# may be overridden by REWRAP_<SECTION>_<NAME>, such as REWRAP_LEDGER_URL.
 
 [store]
 url = "file:///srv/blobs"            # where the blobs lie
@@ -72,6 +72,10 @@ token_env = "BAO_TOKEN"              # or token_file, which is read again when i
 # port = 5555
 # url_prefix = ""                    # the path that it is reached under, behind a proxy
 # actions = false                    # whether campaigns may be started and stopped there
+
+# [metrics]                          # for Prometheus: docs/metrics.md
+# address = "127.0.0.1"
+# port = 9310                        # the scheduler's; workers have the next ones; 0: none
 """
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -64,8 +65,12 @@ def of_process(process: psutil.Process, file: str) -> str:
 
 
 def test_nothing_of_a_node_listens_beyond_the_loopback(acceptance: Node) -> None:
-    until(lambda: listening(acceptance), "Flower listens", 20)
-    assert listening(acceptance) == {("127.0.0.1", acceptance.site.flower_port)}
+    where = re.compile(r"^metrics of \S+: http://127\.0\.0\.1:(\d+)/", re.MULTILINE)
+    said = where.findall(acceptance.out.read_text())
+    ports = {acceptance.site.flower_port, *map(int, said[-3:])}
+    assert len(ports) == 4
+    until(lambda: len(listening(acceptance)) == len(ports), "all listen", 20)
+    assert listening(acceptance) == {("127.0.0.1", port) for port in ports}
 
 
 def listening(node: Node) -> set[tuple[str, int]]:
