@@ -64,7 +64,7 @@ class Flower:
         store = (folder / "blobs").as_uri()
         self.config.write_text(CONFIG.format(store=store, folder=folder, port=self.port, more=more))
         self.log = folder / "flower.log"
-        self._environment = {
+        self.environment = {
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": str(ROOT),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -88,7 +88,7 @@ class Flower:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 command("flower"),
-                env=self._environment,
+                env=self.environment,
                 cwd=self.config.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -275,7 +275,7 @@ def with_kek(flower: Flower) -> None:
     if not (flower.config.parent / "kek.json").exists():
         made = run(
             ["create-kek", "local:blob-kek"],
-            {**flower._environment},
+            flower.environment,
             flower.config.parent,
         )
         assert made.code == 0, made

@@ -11,10 +11,11 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from embedded import Postgres
+from embedded import Postgres, Redis
+from keywrap.keys import KeyVersion
 from ledger import schema
 from ledger.connection import Ledger
-from ledger.states import Kind
+from ledger.states import Kind, State
 from tests.desks import Desk, desk_of
 from tests.flowers import Flower, until_document
 
@@ -135,6 +136,24 @@ def seconds(flower: Flower, path: str) -> float:
     begun = time.monotonic()
     flower.get(path)
     return time.monotonic() - begun
+
+
+def test_without_redis_only_the_pace_is_missing(
+    tmp_path: Path, ledger_url: str, ledger: Ledger, place: Path
+) -> None:
+    desk = desk_of(ledger)
+    campaign = desk.campaign(Kind.ROTATE, target=KeyVersion("local:blob-kek", "1"))
+    desk.force(campaign, State.RUNNING)
+    redis = Redis.start(place, supervised=True)
+    paced = '[pace.keys."local:blob-kek"]\nrequests_per_s = 400'
+    with Flower(tmp_path, ledger_url, redis.url, paced).running() as flower:
+        path = f"/campaigns/{campaign}.json"
+        assert flower.document(path)["shown"]["pace"] == "0 of 400 requests/s"
+        redis.stop()
+        without = until_document(flower, path, lambda d: d["pace"] is None)
+        assert (without["shown"]["pace"], without["trouble"]) == ("—", None)
+        assert max(seconds(flower, f"/campaigns/{campaign}") for _ in range(4)) < 1
+        assert flower.get("/campaigns").status_code == 200
 
 
 @pytest.fixture
