@@ -18,6 +18,7 @@ from ledger import campaigns, shards
 from ledger.connection import LedgerUnavailableError
 from ledger.shards import Lease, LeaseLostError
 from ledger.states import ShardKind
+from tasks import traces
 from tasks.interruptions import settle
 from tasks.runtime import Counts, Runtime
 
@@ -135,7 +136,8 @@ def under_lease(
     runtime.pacing.work_for(lease.campaign.id, lease.campaign.max_rate)
     work.start()
     try:
-        return body(work)
+        with traces.shard(lease):
+            return body(work)
     except LeaseLostError:
         logger.warning(
             "lease of shard %d lost; its new owner goes on",

@@ -10,12 +10,13 @@ from celery.signals import (
     task_postrun,
     task_prerun,
     worker_process_init,
+    worker_process_shutdown,
     worker_shutting_down,
 )
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from tasks import runtime
-from workers import logs
+from workers import logs, tracing
 from workers.celery_settings import SETTINGS
 from workers.composition import compose
 from workers.settings import load
@@ -41,7 +42,13 @@ app = make_app(os.environ.get("REWRAP_BROKER_URL", ""))
 
 @worker_process_init.connect
 def _begin(**_: Any) -> None:  # noqa: ANN401 - as Celery calls it
+    tracing.configure("worker")
     runtime.install(lambda: compose(load(), lambda: bool(_stopping.value)))
+
+
+@worker_process_shutdown.connect
+def _end(**_: Any) -> None:  # noqa: ANN401
+    tracing.shut_down()
 
 
 @worker_shutting_down.connect
