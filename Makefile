@@ -55,7 +55,7 @@ soak: venv ## hours of storms and searches (SOAK_STATES=5000000 SOAK_KILLS="1000
 lock: ## write the lock files from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer ones)
 	@command -v '$(UV)' >/dev/null || { echo "make lock needs uv: '$(PY)' -m pip install uv" >&2; exit 1; }
 	cd '$(ROOT)' && $(COMPILE) --group service -o requirements.lock
-	cd '$(ROOT)' && $(COMPILE) --group service --group embedded --group check \
+	cd '$(ROOT)' && $(COMPILE) --group service --group traces --group embedded --group check \
 		--constraint requirements.lock -o requirements-dev.lock
 	@if grep -nE '://|^ *-[^-]|^ *--[^h]|@ |file:' '$(ROOT)/requirements.lock' '$(ROOT)/requirements-dev.lock'; then \
 		echo "a lock file names a place, see above: it must name packages and hashes only" >&2; exit 1; fi

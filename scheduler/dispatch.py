@@ -5,6 +5,7 @@ decided from the ledger. The broker gets hints after the commit, so wiping it lo
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -29,6 +30,7 @@ from ledger.states import REWRAPPING, ShardKind, State
 from scheduler import windows
 from scheduler.advance import advance
 from scheduler.rules import DEFAULT_RULES, Rules
+from tasks import traces
 from workers.broker import BrokerUnavailableError
 from workers.settings import Scheduler
 from workers.windows import ALWAYS
@@ -70,7 +72,7 @@ class Dispatcher:
         self._send = send
         self._rules = replace(rules, scan_parts=settings.scan_parts)
         self._broker_is_away = False
-        self._told: dict[int, tuple[State, str | None]] = {}
+        self._told: dict[int, tuple[State, str | None, float]] = {}
 
     def tick(self) -> bool:
         """Do all that is due now.
@@ -137,12 +139,15 @@ class Dispatcher:
 
     def _tell(self, now: Campaign) -> None:
         """Log a campaign's state where it is another one than before."""
-        state = (now.state, now.reason_code)
-        if self._told.get(now.id) == state:
+        told, seen_at = self._told.get(now.id), time.time()
+        if told and told[:2] == (now.state, now.reason_code):
             return
-        self._told[now.id] = state
+        if told:
+            traces.step(now, told[0], told[2], seen_at)
+        self._told[now.id] = now.state, now.reason_code, seen_at
         if now.is_finished:
             del self._told[now.id]  # no tick looks at it again
+            traces.finished(now)
         logger.info(
             "campaign %d (%s) is %s%s",
             now.id,

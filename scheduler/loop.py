@@ -18,6 +18,7 @@ from scheduler.recurring import Recurring
 from scheduler.rules import Rules
 from scheduler.stopping import Stop
 from tasks.celery_tasks import NAMES
+from workers import tracing
 from workers.app import make_app
 from workers.broker import BrokerUnavailableError
 from workers.composition import ledger_of
@@ -65,6 +66,7 @@ def run(settings: Settings) -> None:
     """
     stop = Stop()
     stop.on_signals()
+    tracing.configure("scheduler")
     ledger = ledger_of(settings)
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)
@@ -92,3 +94,4 @@ def run(settings: Settings) -> None:
     for each in reversed(besides):
         each.stop()
     ledger.close()
+    tracing.shut_down()

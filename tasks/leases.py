@@ -18,6 +18,7 @@ from ledger import campaigns, shards
 from ledger.connection import LedgerUnavailableError
 from ledger.shards import Lease, LeaseLostError
 from ledger.states import ShardKind
+from tasks import traces
 from tasks.interruptions import settle
 from tasks.metering import MeteredJournal
 from tasks.runtime import Counts, Runtime
@@ -141,7 +142,8 @@ def under_lease(
     began = time.monotonic()
     work.start()
     try:
-        return body(work)
+        with traces.shard(lease):
+            return body(work)
     except LeaseLostError:
         runtime.meter.lease_lost()
         logger.warning(

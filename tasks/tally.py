@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from keywrap.rewrapping import Report, Result
 from ledger import audit, findings, shards
+from tasks import traces
 from tasks.interruptions import Stop, settle
 from tasks.leases import HandBackError, Work
 from tasks.reroutes import is_elsewhere, routes
@@ -38,7 +39,9 @@ class Tally:
             except HandBackError:
                 self._record()  # what is done is done: only the rest is handed back
                 raise
-            report = engine(blob_ids[start : start + size])
+            blobs = blob_ids[start : start + size]
+            with traces.batch(len(blobs)):
+                report = engine(blobs)
             self._take(report.results)
             if report.interruption is not None:
                 held = report.interruption

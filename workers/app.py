@@ -12,12 +12,13 @@ from celery.signals import (
     task_prerun,
     worker_init,
     worker_process_init,
+    worker_process_shutdown,
     worker_shutting_down,
 )
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from tasks import runtime
-from workers import counting, logs
+from workers import counting, logs, tracing
 from workers.celery_settings import SETTINGS
 from workers.composition import compose
 from workers.settings import load
@@ -49,8 +50,14 @@ def _count(**_: Any) -> None:  # noqa: ANN401
 
 @worker_process_init.connect
 def _begin(**_: Any) -> None:  # noqa: ANN401 - as Celery calls it
+    tracing.configure("worker")
     meter = counting.join(current_process().index)
     runtime.install(lambda: compose(load(), lambda: bool(_stopping.value), meter=meter))
+
+
+@worker_process_shutdown.connect
+def _end(**_: Any) -> None:  # noqa: ANN401
+    tracing.shut_down()
 
 
 @worker_shutting_down.connect

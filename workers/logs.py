@@ -95,6 +95,7 @@ def known_secrets(settings: Settings, environ: Mapping[str, str]) -> frozenset[s
         password = _password(url)
         found |= {password, unquote(password)}
     found.add(environ.get("REWRAP_FLOWER_BASIC_AUTH", "").partition(":")[2])
+    found.add(environ.get("OTEL_EXPORTER_OTLP_HEADERS", "").partition("=")[2])
     return frozenset(secret for secret in found if len(secret) >= _MIN_SECRET)
 
 

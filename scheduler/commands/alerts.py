@@ -11,7 +11,7 @@ from ledger.alerts import Alert, Condition, Delivery
 from scheduler import showing
 from scheduler.alert_messages import BUILDERS
 from scheduler.alerting import deliver
-from scheduler.commands.reading import as_json
+from scheduler.commands.reading import as_json, say_silence
 from scheduler.desk import DONE, UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.showing import plain
 
@@ -40,6 +40,7 @@ def alerts(context: click.Context, *, as_json: bool) -> None:
         _say(alert, [one for one in sent if one.alert is alert])
     if not found:
         click.echo("no alerts yet")
+    say_silence(desk, "nobody looks what is wrong")
     if not desk.settings.alerts.webhooks:
         click.echo("no webhook is configured: nobody is told   ([alerts.webhooks], docs/alerts.md)")
 

@@ -1,12 +1,13 @@
 """`rewrap status` and `rewrap blobs`: what stands in the ledger."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 
 import click
 
 from keywrap.rewrapping import Outcome
 from ledger import campaigns, progress
-from scheduler import paces, showing, watching
+from scheduler import paces, showing, waits, watching
 from scheduler.desk import Desk
 from scheduler.status import Status
 from scheduler.status import read as read_status
@@ -76,8 +77,35 @@ def _list(desk: Desk, *, as_json: bool) -> None:
         showing.document([status_of(desk, c.id).document() for c in found])
     elif found:
         showing.campaign_list(found)
+        _say_waits([status_of(desk, c.id) for c in found if not c.is_finished])
     else:
         click.echo("no campaigns yet\nnext: rewrap inventory")
+
+
+def _say_waits(opened: Iterable[Status]) -> None:
+    """Say why campaigns do not move, each reason once, and what to type."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for one in opened:
+        command = one.wait.next_command or ""
+        if one.wait.reason and not command.endswith("--watch"):
+            found.setdefault((one.wait.reason, command), []).append(str(one.campaign.id))
+    for (reason, command), ids in found.items():
+        click.echo(f"waits ({', '.join(ids)}): {showing.plain(reason)}")
+        if command:
+            click.echo(f"next: {command}")
+
+
+def say_silence(desk: Desk, unless_so: str) -> None:
+    """Say where no scheduler ticks, which is who does what a list is about.
+
+    Args:
+        desk: the operator's desk.
+        unless_so: what does not happen without one.
+    """
+    with desk.ledger.begin() as connection:
+        silent = waits.silence(connection)
+    if silent:
+        click.echo(f"no scheduler has ticked {silent}: {unless_so}\nnext: rewrap scheduler")
 
 
 @click.command()

@@ -10,7 +10,7 @@ from ledger import progress, schedules
 from ledger.schedules import KINDS, Schedule
 from ledger.states import REWRAPPING, Kind
 from scheduler import showing
-from scheduler.commands.reading import as_json
+from scheduler.commands.reading import as_json, say_silence
 from scheduler.commands.starting import prefix, prove, run_window, to
 from scheduler.desk import DONE, REFUSED, USAGE, Desk, DeskError, operator
 from scheduler.proofs import Proof
@@ -130,6 +130,8 @@ def listing(desk: Desk, *, as_json: bool) -> int:
             click.echo(f"   {one.reason_code}: {showing.plain(one.reason)}")
     if not found:
         click.echo("no schedules yet\nnext: rewrap schedule add --help")
+    else:
+        say_silence(desk, "nobody opens what is due")
     return DONE
 
 

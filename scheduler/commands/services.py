@@ -168,6 +168,8 @@ def flower(desk: Desk) -> None:
             next_command="set REWRAP_FLOWER_BASIC_AUTH=user:password, then: rewrap flower",
         )
     listen = settings.flower
+    place = f"http://{listen.address}:{listen.port}"
+    logger.info("Flower at %s", place, extra={"event": "flower_starting"})
     _exec(
         settings,
         ["flower", f"--conf={_FLOWER_CONF}"],

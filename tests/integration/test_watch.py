@@ -21,7 +21,7 @@ from ledger.states import Kind, State
 from tests.desks import Desk, desk_of
 from tests.ptys import Screen
 from tests.rotations import STORE
-from tests.sites import ROOT, command
+from tests.sites import ROOT, command, run
 
 HOSTILE = "no \x1b[2J\nforged: rotate 99 is complete"
 
@@ -273,3 +273,20 @@ def test_a_ledger_that_hangs_is_told_and_ctrl_c_still_ends_the_watch(room: Room)
             screen.await_text("62% 62 of 100")
             assert screen.interrupt() == 0
     assert "Traceback" not in screen.raw
+
+
+def test_lists_say_that_no_scheduler_ticks(room: Room) -> None:
+    one, other = room.running("p/"), room.running("q/")
+    room.desk.run("UPDATE heartbeat SET at = clock_timestamp() - interval '1 minute'")
+    room.desk.run(
+        "INSERT INTO schedule (name, kind, cron, zone, next_at, try_at, created_by)"
+        " VALUES ('nightly', 'verify', '0 3 * * *', 'UTC', now(), now(), 'x')"
+    )
+    listed = run(["status"], room.environment, room.folder)
+    assert listed.code == 0
+    assert f"waits ({other}, {one}): no scheduler has ticked for 6" in listed.out
+    assert listed.out.count("next: rewrap scheduler") == 1
+    for words, says in ((["alerts"], "nobody looks"), (["schedule", "list"], "nobody opens")):
+        ran = run(words, room.environment, room.folder)
+        assert says in ran.out, ran
+        assert "next: rewrap scheduler" in ran.out
