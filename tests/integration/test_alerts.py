@@ -668,3 +668,15 @@ def test_the_end_is_not_told_before_the_beginning(office: Office) -> None:
     assert office.turn(scheduler) == []
     office.let_it_be_due()
     assert [event for event, _ in kinds(office.turn(scheduler))] == ["raised", "resolved"]
+
+
+def test_a_webhook_that_cannot_be_used_is_told_at_the_start(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    (office.folder / "hook.url").write_text(f"http://example.com/{CANARY}")
+    scheduler = office.scheduler()
+    scheduler.start()
+    scheduler.stop()
+    assert "webhook ops: " in caplog.text
+    assert "expected https" in caplog.text
+    assert CANARY not in caplog.text
