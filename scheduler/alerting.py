@@ -70,7 +70,14 @@ class Alerting:
         ]
 
     def start(self) -> None:
-        """Start looking and sending."""
+        """Start looking and sending; a webhook that cannot be used is told now."""
+        for name, hook in self._settings.alerts.webhooks.items():
+            try:
+                hook.url()
+            except ConfigError as error:
+                logger.error(  # noqa: TRY400 - a person's to mend
+                    "webhook %s: %s", name, error, extra={"event": "webhook_unusable"}
+                )
         for thread in self._threads:
             thread.start()
 
