@@ -14,13 +14,13 @@ from contextlib import suppress
 
 from redis.exceptions import RedisError
 
-from keywrap.auditchain import ChainCheck
 from keywrap.config import ConfigError
-from ledger import alerts, audit
+from ledger import alerts
 from ledger.alerts import Condition, Delivery
 from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
 from scheduler import conditions, webhooks
 from scheduler.alert_messages import BUILDERS
+from scheduler.chainwatch import ChainWatch
 from scheduler.headkeeper import HeadKeeper
 from scheduler.webhooks import Answer
 from workers import pacing
@@ -196,13 +196,10 @@ class Witness:
 
     def __init__(self, settings: Settings, ledger: Ledger, head: HeadKeeper) -> None:
         self._settings = settings
-        self._ledger = ledger
         self._head = head
         self._counts: dict[str, int] = {}
         self._lately: dict[str, tuple[float, int]] = {}
-        self._check = ChainCheck(None)
-        self._broken = ""
-        self._seen_broken = ""
+        self._chain = ChainWatch(ledger)
 
     def throttled(self) -> Mapping[str, int]:
         """Return how often key services have throttled in the last minutes, by KEK."""
@@ -220,16 +217,6 @@ class Witness:
         return {key: new for key, (at, new) in self._lately.items() if now - at < _THROTTLED_FOR_S}
 
     def broken(self) -> str:
-        """Look at some more entries of the audit chain; say what is wrong with it, if anything.
-
-        It goes round and round: what is changed later, anywhere, is seen as well.
-        """
-        with self._ledger.begin() as connection:
-            page = audit.page(connection, self._check.head.entries)
-        for entry in page:
-            for fault in self._check.take(entry):
-                self._seen_broken = self._seen_broken or f"{fault.kind}: {fault.detail}"
-        if not page:  # once round
-            self._broken, self._seen_broken = self._seen_broken, ""
-            self._check = ChainCheck(None)
-        return self._head.refused or self._seen_broken or self._broken
+        """Look at some more entries of the audit chain; say what is wrong with it, if anything."""
+        self._chain.look()
+        return self._head.refused or self._chain.first

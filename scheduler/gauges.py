@@ -9,8 +9,8 @@ from prometheus_client.core import GaugeMetricFamily
 
 from keywrap.rewrapping import Outcome
 from ledger.findings import CensusLine
+from ledger.measures import Trail, Waiting
 from ledger.states import COUNTING, ShardState
-from ledger.watching import Trail, Waiting
 from scheduler.status import Status
 
 MOST_REASONS = 20

@@ -21,11 +21,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from keywrap.auditchain import ChainCheck
-from ledger import audit, findings, watching
+from ledger import findings, measures
 from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
 from scheduler import status
 from scheduler.brokerview import BrokerView
+from scheduler.chainwatch import ChainWatch
 from scheduler.gauges import Census, Seen, Snapshot
 from scheduler.headkeeper import HeadKeeper
 from workers.exposition import serve
@@ -159,9 +159,9 @@ class Watcher(Collector):
 
     def _read(self) -> Snapshot:
         with self._ledger.begin() as connection:
-            ids = watching.open_ids(connection)
-            trail = watching.trail(connection)
-            waiting = watching.waiting(connection)
+            ids = measures.open_ids(connection)
+            trail = measures.trail(connection)
+            waiting = measures.waiting(connection)
             census = self._read_census(connection)
         campaigns = [seen for i in ids[:_MOST_CAMPAIGNS] if (seen := self._read_campaign(i))]
         self._moved = {i: moved for i, moved in self._moved.items() if i in ids}
@@ -181,7 +181,7 @@ class Watcher(Collector):
         known = self._moved.get(campaign_id)
         if known is None:
             with self._ledger.begin() as connection:
-                at = watching.last_moved(connection, campaign_id) or found.campaign.created_at
+                at = measures.last_moved(connection, campaign_id) or found.campaign.created_at
             moved_at = at.timestamp()
         elif known[0] == now:
             moved_at = known[1]
@@ -192,7 +192,7 @@ class Watcher(Collector):
 
     def _read_census(self, connection: Connection) -> Census | None:
         """Count an inventory's findings: once, since that reads all of them."""
-        newest = watching.newest_full_inventory(connection, self._settings.keywrap.store.place)
+        newest = measures.newest_full_inventory(connection, self._settings.keywrap.store.place)
         if newest is None:
             return None
         number, finished_at = newest
@@ -200,34 +200,3 @@ class Watcher(Collector):
             lines = findings.census(connection, number)
             self._census = number, Census(finished_at, lines)
         return self._census[1]
-
-
-class ChainWatch:
-    """Goes through the audit chain again and again, a page at a time.
-
-    Args:
-        ledger: has the chain.
-    """
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._check = ChainCheck(None)
-        self._found = 0
-        self._last = 0
-
-    def look(self) -> int:
-        """Look at the next page.
-
-        Returns:
-            How many faults there are, in the last round or so far in this one.
-
-        Raises:
-            LedgerUnavailableError: PostgreSQL does not answer.
-        """
-        with self._ledger.begin() as connection:
-            page = audit.page(connection, self._check.head.entries)
-        for entry in page:
-            self._found += sum(1 for _ in self._check.take(entry))
-        if len(page) < audit.PAGE:
-            self._last, self._found, self._check = self._found, 0, ChainCheck(None)
-        return max(self._last, self._found)

@@ -18,8 +18,9 @@ from ledger import audit
 from ledger.connection import Ledger, LedgerUnavailableError
 from ledger.shards import Offer
 from ledger.states import Kind, ShardKind, State
+from scheduler.chainwatch import ChainWatch
 from scheduler.headkeeper import HeadKeeper
-from scheduler.measuring import ChainWatch, Watcher
+from scheduler.measuring import Watcher
 from tasks.metering import Unmetered
 from tests.yards import Yard
 from workers.settings import Settings
