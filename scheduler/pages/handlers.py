@@ -118,7 +118,6 @@ class Page(BaseHandler):
             doc=answers,
             actions=self.pages.settings.flower.actions,
             plain=plain,
-            moment=words.moment,
             **more,
         )
 

@@ -155,7 +155,7 @@ class Source:
     def _seen(self, shelf: _Shelf) -> Seen[T]:
         value: T | None = shelf.value  # type: ignore[assignment]
         age_s = 0.0 if shelf.good_at is None else self._clock() - shelf.good_at
-        late = shelf.task is not None and shelf.task is not asyncio.current_task()
+        late = shelf.task is not None
         is_old = shelf.good_at is None or age_s > self._fresh_s + _LATE_S
         trouble = shelf.trouble or (AWAY if late and is_old else "")
         return Seen(value, age_s, trouble)

@@ -96,7 +96,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def window(browser: Any, node: Node, request: pytest.FixtureRequest) -> Iterator[Window]:
+def window(
+    browser: Any, node: Node, road: Road, request: pytest.FixtureRequest
+) -> Iterator[Window]:
     """A window in which someone has signed in; in the scheme that the test asks for."""
     name, _, password = (node.site.state / "flower-sign-in").read_text().partition(":")
     base = f"http://127.0.0.1:{node.site.flower_port}"
@@ -108,6 +110,7 @@ def window(browser: Any, node: Node, request: pytest.FixtureRequest) -> Iterator
     window = Window(context.new_page(), f"{base}/{PREFIX}")
     window.listen()
     yield window
+    road.delay_s = 0.0
     context.close()
     assert window.wrong == []
 
