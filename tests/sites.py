@@ -66,6 +66,9 @@ scan_parts = 4
 
 [flower]
 port = {port}
+
+[metrics]
+port = {metrics_port}
 """
 
 
@@ -206,6 +209,7 @@ class Site(Premises):
             legacy_default=legacy_default,
             batch=batch,
             port=self.flower_port,
+            metrics_port=free_port(),
         )
         self.secrets = {
             "BLOB_KEY": secrets.token_hex(32),

@@ -56,7 +56,8 @@ def next_free(address: str, first: int, taken: frozenset[int] = frozenset()) -> 
     Raises:
         CannotListenError: none of `PORTS` can.
     """
-    for port in _ports(first):
+    failure = CannotListenError(address, first, OSError("no port is left"))
+    for port in _ports(first, PORTS + len(taken)):
         if port in taken:
             continue
         try:
@@ -97,5 +98,5 @@ def serve(address: str, first: int, registry: CollectorRegistry) -> WSGIServer |
     return None
 
 
-def _ports(first: int) -> range:
-    return range(first, min(first + PORTS, _LAST + 1))
+def _ports(first: int, count: int = PORTS) -> range:
+    return range(first, min(first + count, _LAST + 1))

@@ -236,6 +236,21 @@ def _folder(node: Node, name: str) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("migrated")
+def test_a_worker_that_ends_leaves_nothing_and_its_successor_serves_at_the_same_place(
+    node: Node,
+) -> None:
+    folder, ended = _folder(node, "worker-2"), node.process("worker-2")
+    said = node.log("worker-2").count(f"metrics: {addresses(node)['worker-2']}")
+    assert said
+    ended.terminate()
+    until(lambda: not ended.is_running(), "it ends", 30)
+    assert not folder.exists()
+    until(lambda: node.log("worker-2").count(f"metrics: {addresses(node)['worker-2']}") > said,
+          "another one serves", 30)  # fmt: skip
+    assert _folder(node, "worker-2") != folder
+
+
 def test_a_worker_whose_port_is_taken_says_so(node: Node) -> None:
     port = addresses(node)["worker-1"].rpartition(":")[2].partition("/")[0]
     environment = {

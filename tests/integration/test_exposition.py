@@ -43,3 +43,12 @@ def test_an_address_of_another_machine_is_logged_and_ends_nothing(
     assert serve("192.0.2.1", 9310, CollectorRegistry()) is None
     assert "192.0.2.1" in caplog.text
     assert serve("127.0.0.1", 0, CollectorRegistry()) is None
+
+
+def test_as_many_workers_as_there_are_ports_find_one_each(taken: int) -> None:
+    chosen: set[int] = set()
+    for _ in range(PORTS + 5):
+        chosen.add(next_free("127.0.0.1", taken, frozenset(chosen)))
+    assert len(chosen) == PORTS + 5
+    with pytest.raises(CannotListenError, match="no port is left"):
+        next_free("127.0.0.1", 65535, frozenset({65535}))
