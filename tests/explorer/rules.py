@@ -25,11 +25,9 @@ def keeps_every_promise(scene: Scene, event: Event) -> None:
 
 def launders_nothing(scene: Scene, event: Event) -> None:
     """Judge an event in a world with an attacker: what workers write opens to the blob's own."""
-    if event.actor and event.after.wrote != event.before.wrote:
+    if event.actor and event.after.objects != event.before.objects:
         _judge_write(event)
         _opens(event.after, _blob_of(event))
-    elif event.actor and event.after.objects != event.before.objects:
-        _every_blob_opens(event.after)
     _judge_end(scene, event)
 
 
