@@ -30,7 +30,7 @@ def _moment(name: str) -> Column[object]:
 alert = Table(
     "alert",
     metadata,
-    Column("id", Integer, Identity(always=True), primary_key=True),
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("key", Text, nullable=False),  # what it is about: the same is not told twice
     Column("kind", Text, nullable=False),
     Column("severity", Text, nullable=False),

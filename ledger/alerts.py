@@ -94,7 +94,11 @@ _COLUMNS = (
 
 
 def settle(
-    connection: Connection, found: Sequence[Condition], receivers: Receivers, quiet_s: float
+    connection: Connection,
+    found: Sequence[Condition],
+    receivers: Receivers,
+    quiet_s: float,
+    unknown: Collection[str] = (),
 ) -> tuple[list[Alert], list[Alert]]:
     """Bring the alerts to what is so now, and write the messages that follow from it.
 
@@ -104,6 +108,7 @@ def settle(
         receivers: who is to be told.
         quiet_s: seconds for which a condition must not have been found to count as ended: one that
             comes and goes is told once.
+        unknown: keys of conditions of which cannot be told whether they last: they are not ended.
 
     Returns:
         The alerts that were raised, and those that are resolved.
@@ -111,7 +116,7 @@ def settle(
     raised = [alert for one in found if (alert := _raise(connection, one))]
     for alert in raised:
         _queue(connection, alert, receivers(alert.condition))
-    resolved = _resolve(connection, [one.key for one in found], quiet_s)
+    resolved = _resolve(connection, [*unknown, *(one.key for one in found)], quiet_s)
     connection.execute(
         text(
             "INSERT INTO alert_delivery (alert_id, webhook, event)"
@@ -137,7 +142,10 @@ def _raise(connection: Connection, one: Condition) -> Alert | None:
         text(
             "INSERT INTO alert (key, kind, severity, campaign_id, text, next_command,"  # noqa: S608
             " lasting)"
-            " VALUES (:key, :kind, :severity, :campaign_id, :text, :next_command, :lasting)"
+            # Not by the conflict alone: each would take an id, every few seconds for each alert.
+            " SELECT :key, :kind, :severity, CAST(:campaign_id AS integer), :text, :next_command,"
+            " :lasting WHERE NOT EXISTS"
+            " (SELECT FROM alert WHERE key = :key AND resolved_at IS NULL)"
             f" ON CONFLICT (key) WHERE resolved_at IS NULL DO NOTHING RETURNING {_COLUMNS}"
         ),
         values,

@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.exc import InterfaceError as SqlInterfaceError
 from sqlalchemy.exc import ProgrammingError as SqlProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 __all__ = [
     "Connection",
@@ -86,6 +87,8 @@ class Ledger:
                 yield connection
         except (OperationalError, SqlInterfaceError) as error:
             raise LedgerUnavailableError(_first_line(error)) from error
+        except PoolTimeoutError as error:
+            raise LedgerUnavailableError("all connections of this process are in use") from error
         except SqlProgrammingError as error:
             if getattr(error.orig, "sqlstate", "") != _UNDEFINED_TABLE:
                 raise

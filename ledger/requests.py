@@ -125,7 +125,14 @@ def file(connection: Connection, asked: Asked) -> Asked:
     """
     known = get(connection, asked.key)
     if known is None:
-        waiting = connection.scalar(text("SELECT count(*) FROM request WHERE answered_at IS NULL"))
+        # Counted apart: starts that wait for a key service keep nobody from a pause or a cancel.
+        waiting = connection.scalar(
+            text(
+                "SELECT count(*) FROM request WHERE answered_at IS NULL"
+                " AND (action = 'start') = (:action = 'start')"
+            ),
+            {"action": asked.action},
+        )
         if waiting and waiting >= _MOST_WAITING:
             raise TooManyRequestsError
         connection.execute(

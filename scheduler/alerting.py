@@ -33,6 +33,7 @@ _LOCK = 0x7277_0015
 """Advisory lock: one scheduler looks at a time."""
 
 _LOOK_EVERY_S = 10.0
+_LOOK_LONGEST_S = 60.0
 _SEND_EVERY_S = 1.0
 _QUIET_S = 60.0
 _HOLD_S = 60.0
@@ -63,7 +64,7 @@ class Alerting:
         self._ended = threading.Event()
         hooks = settings.alerts.webhooks
         self._senders = {name: Sender(settings, ledger, name) for name in hooks}
-        self._threads = [self._thread("alerts", self.look, _LOOK_EVERY_S)]
+        self._threads = [self._thread("alerts", self.look, _LOOK_EVERY_S, _LOOK_LONGEST_S)]
         self._threads += [
             self._thread(f"webhook-{name}", sender.send_all, _SEND_EVERY_S)
             for name, sender in self._senders.items()
@@ -88,15 +89,19 @@ class Alerting:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _thread(self, name: str, turn: Callable[[], object], every_s: float) -> threading.Thread:
+    def _thread(
+        self, name: str, turn: Callable[[], object], every_s: float, longest_s: float = 0.0
+    ) -> threading.Thread:
         def keep() -> None:
             pause_s = every_s
             while not self._ended.wait(pause_s):
                 began = time.monotonic()
+                pause_s = every_s
                 try:
                     turn()
                     # Of a ledger that is slow to read no more than a tenth of the time is taken.
-                    pause_s = max(every_s, 9 * (time.monotonic() - began))
+                    eased_s = 9 * (time.monotonic() - began)
+                    pause_s = max(every_s, min(eased_s, longest_s))
                 except (LedgerUnavailableError, LedgerNotReadyError):
                     continue  # the ticks say it
                 except Exception:
@@ -112,7 +117,9 @@ class Alerting:
                 return False
             found = conditions.found(self._ledger, self._settings, self._witness)
             with self._ledger.begin() as connection:
-                raised, resolved = alerts.settle(connection, found, self._receivers, self._quiet_s)
+                raised, resolved = alerts.settle(
+                    connection, found, self._receivers, self._quiet_s, self._witness.unknown()
+                )
         for alert in raised:
             says = alert.condition
             level = _LEVELS[says.severity]
@@ -200,6 +207,7 @@ class Witness:
         self._counts: dict[str, int] = {}
         self._lately: dict[str, tuple[float, int]] = {}
         self._chain = ChainWatch(ledger)
+        self._knows_chain = False
 
     def throttled(self) -> Mapping[str, int]:
         """Return how often key services have throttled in the last minutes, by KEK."""
@@ -218,5 +226,9 @@ class Witness:
 
     def broken(self) -> str:
         """Look at some more entries of the audit chain; say what is wrong with it, if anything."""
-        self._chain.look()
+        self._knows_chain = self._chain.look() is not None
         return self._head.refused or self._chain.first
+
+    def unknown(self) -> Collection[str]:
+        """Return the keys of conditions of which is not known yet whether they last."""
+        return () if self._knows_chain else (AlertKind.AUDIT_BROKEN,)

@@ -20,12 +20,14 @@ class ChainWatch:
         self._check = ChainCheck(None)
         self._found: list[str] = []
         self._last: list[str] = []
+        self._rounds = 0
 
-    def look(self) -> int:
+    def look(self) -> int | None:
         """Look at the next page.
 
         Returns:
-            How many faults there are, in the last round or so far in this one.
+            How many faults there are, in the last round or so far in this one; None: none was
+            found, and the chain was not gone through once yet.
 
         Raises:
             LedgerUnavailableError: PostgreSQL does not answer.
@@ -36,7 +38,9 @@ class ChainWatch:
             self._found += [f"{fault.kind}: {fault.detail}" for fault in self._check.take(entry)]
         if len(page) < audit.PAGE:
             self._last, self._found, self._check = self._found, [], ChainCheck(None)
-        return max(len(self._last), len(self._found))
+            self._rounds += 1
+        faults = max(len(self._last), len(self._found))
+        return faults if faults or self._rounds else None
 
     @property
     def first(self) -> str:

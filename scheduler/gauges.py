@@ -51,7 +51,7 @@ class Snapshot:
         opened: how many are open.
         waiting: what waits for a second person.
         trail: how the audit trail stands.
-        chain_faults: what is wrong with its chain.
+        chain_faults: how many faults its chain has; None: it was not gone through yet.
         census: of the newest inventory; None: there is none.
     """
 
@@ -59,7 +59,7 @@ class Snapshot:
     opened: int = 0
     waiting: Waiting = field(default_factory=lambda: Waiting(0, None))
     trail: Trail = field(default_factory=lambda: Trail(0, None, 0))
-    chain_faults: int = 0
+    chain_faults: int | None = None
     census: Census | None = None
 
     def families(self) -> list[GaugeMetricFamily]:
@@ -160,22 +160,24 @@ def _of_waiting(waiting: Waiting) -> list[GaugeMetricFamily]:
     return [_plain("approvals_pending", about, waiting.approvals), since]
 
 
-def _of_trail(trail: Trail, faults: int) -> list[GaugeMetricFamily]:
+def _of_trail(trail: Trail, faults: int | None) -> list[GaugeMetricFamily]:
     last = gauge(
         "audit_chain_last_entry_timestamp_seconds",
         "When the segment of the last entry of the audit chain was closed.",
     )
     if trail.closed_at:
         last.add_metric([], trail.closed_at.timestamp())
+    broken = gauge(
+        "audit_chain_faults",
+        "What is wrong with the ledger's audit chain: entries changed, missing, reordered.",
+    )
+    if faults is not None:
+        broken.add_metric([], faults)
     return [
         _plain("audit_chain_entries", "Entries of the audit chain.", trail.entries),
         last,
         _plain("audit_unchained_segments", "Segments that wait to be chained.", trail.unchained),
-        _plain(
-            "audit_chain_faults",
-            "What is wrong with the ledger's audit chain: entries changed, missing, reordered.",
-            faults,
-        ),
+        broken,
     ]
 
 

@@ -76,6 +76,9 @@ class Judge:
                 pause_s = _LOOK_EVERY_S
             except (LedgerUnavailableError, LedgerNotReadyError):
                 pause_s = _AGAIN_S  # the tick says so
+            except Exception:  # whoever asks is answered, later
+                logger.exception("requests: trying again", extra={"event": "request_failed"})
+                pause_s = _AGAIN_S
 
     def look(self) -> int:
         """Answer what waits; return how much that was."""

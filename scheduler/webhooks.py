@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import requests
+import urllib3
 from requests.auth import AuthBase
 
+from workers.alerts_table import is_loopback
 from workers.plaintext import plain
 
 _TIMEOUT_S = (5.0, 10.0)  # to connect, and for each read
@@ -68,16 +71,19 @@ def post(url: str, message: Mapping[str, object], message_id: str) -> Answer:
         "User-Agent": "rewrap",
     }
     try:
-        with requests.post(
-            url,
-            data=msgspec.json.encode(message),
-            headers=headers,
-            timeout=_TIMEOUT_S,
-            allow_redirects=False,
-            stream=True,
-            auth=_NoNetrc(),
-        ) as response:
-            return _read(response)
+        with requests.Session() as session:
+            # A proxy of the environment is for other hosts: this one it would reach in clear.
+            session.trust_env = not is_loopback(urlsplit(url).hostname or "")
+            with session.post(
+                url,
+                data=msgspec.json.encode(message),
+                headers=headers,
+                timeout=_TIMEOUT_S,
+                allow_redirects=False,
+                stream=True,
+                auth=_NoNetrc(),
+            ) as response:
+                return _read(response, url)
     except requests.Timeout:
         return Answer(is_delivered=False, says="it did not answer in time")
     except requests.exceptions.SSLError:
@@ -87,17 +93,29 @@ def post(url: str, message: Mapping[str, object], message_id: str) -> Answer:
         return Answer(is_delivered=False, says=f"no answer: {type(error).__name__}")
 
 
-def _read(response: requests.Response) -> Answer:
+def _read(response: requests.Response, url: str) -> Answer:
     status = response.status_code
     if _NO_MORE <= status < _REDIRECT:
         return Answer(is_delivered=False, says=f"{status}: redirects are not followed")
-    said = response.raw.read(_MOST_BYTES, decode_content=False)
-    text = plain(said.decode("utf-8", "replace").strip())
+    try:
+        said = response.raw.read(_MOST_BYTES, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError):
+        said = b""  # the status has said whether it was taken
+    text = _without(url, plain(said.decode("utf-8", "replace").strip()))
     return Answer(
         is_delivered=_OK <= status < _NO_MORE,
         says=f"{status}: {text}" if text else str(status),
         retry_after_s=_retry_after(response.headers.get("Retry-After", "")),
     )
+
+
+def _without(url: str, text: str) -> str:
+    """Return what a receiver said without its own address, which is a secret."""
+    path = urlsplit(url).path
+    for part in (url, path, unquote(path), path.rpartition("/")[2]):
+        if len(part) > 1:
+            text = text.replace(part, "…")
+    return text
 
 
 def _retry_after(text: str) -> float | None:

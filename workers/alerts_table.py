@@ -159,12 +159,13 @@ def _flaw(url: str) -> str:
         return "that is no URL"
     if not host or "@" in parts.netloc:
         return "expected https://host/path, without a user in it"
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)):
         return ""
     return "expected https://…: what is sent there tells of keys and blobs"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host of a URL is this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

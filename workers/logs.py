@@ -51,6 +51,8 @@ def configure(settings: Settings, environ: Mapping[str, str], service: str) -> N
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log.level.upper())
+    # Its warnings show the URL that was asked, and so a webhook's secret one.
+    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     logging.captureWarnings(capture=True)
     sys.excepthook = _crashed
     threading.excepthook = _thread_died
@@ -90,6 +92,7 @@ def known_secrets(settings: Settings, environ: Mapping[str, str]) -> frozenset[s
     Nothing logs one on purpose. This holds where a library or a stack of them does by mistake.
     """
     names = secretvariables.names(settings) | secretvariables.of_webhooks(settings)
+    names |= secretvariables.OF_LIBRARIES
     found = {environ.get(name, "") for name in names}
     for url in (settings.ledger.url, settings.broker.url):
         password = _password(url)

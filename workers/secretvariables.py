@@ -14,6 +14,20 @@ def names(settings: Settings) -> set[str]:
     return secret
 
 
+OF_LIBRARIES = frozenset(
+    {
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AZURE_CLIENT_SECRET",
+        "FLOWER_BASIC_AUTH",
+        "FLOWER_COOKIE_SECRET",
+        "FLOWER_OAUTH2_SECRET",
+        "REWRAP_FLOWER_BASIC_AUTH",
+    }
+)
+"""Variables that libraries read by themselves; no line of a log shows what they hold."""
+
+
 def of_webhooks(settings: Settings) -> set[str]:
     """Return the variables that hold URLs of webhooks; only the scheduler gets these."""
     return {hook.url_env for hook in settings.alerts.webhooks.values() if hook.url_env}

@@ -4,6 +4,7 @@ Answers are parsed by httptools (Node.js's llhttp); `http.client` connects. One 
 write: head and body apart would be two packets, and wake KMS twice.
 """
 
+import socket
 import ssl
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 import httptools
+from urllib3.util.wait import wait_for_read
 
 MAX_ANSWER_BYTES = 64 * 1024
 """Head and body; far above any answer: a plaintext has 4,096 bytes, a wrap 6,144."""
@@ -124,7 +126,9 @@ class Connection:
         return reply
 
     def _open(self) -> None:
-        if self._http.sock is not None and time.monotonic() - self._used_at > _IDLE_S:
+        if self._http.sock is not None and (
+            time.monotonic() - self._used_at > _IDLE_S or _has_more(self._http.sock)
+        ):
             self.close()
         if self._http.sock is None:
             self._connect()
@@ -147,6 +151,12 @@ class Connection:
         if reply.is_last:
             self.close()
         return reply
+
+
+def _has_more(sock: socket.socket) -> bool:
+    """Whether something came that nobody asked for, or the end of the connection."""
+    pending = sock.pending() if isinstance(sock, ssl.SSLSocket) else 0
+    return bool(pending) or wait_for_read(sock, timeout=0.0)
 
 
 def _request(path: str, headers: Mapping[str, str], body: bytes) -> bytes:

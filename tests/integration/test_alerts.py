@@ -373,3 +373,42 @@ def test_a_webhook_that_cannot_be_used_is_told_at_the_start(
     assert "webhook ops: " in caplog.text
     assert "expected https" in caplog.text
     assert CANARY not in caplog.text
+
+
+def test_what_is_not_known_yet_is_not_called_ended(ledger: Ledger) -> None:
+    condition = stored.Condition("audit", "audit_broken", "critical", "it is broken")
+
+    def settle(*found: stored.Condition, unknown: tuple[str, ...] = ()) -> tuple[int, int]:
+        with ledger.begin() as connection:
+            raised, resolved = stored.settle(connection, found, lambda _: (), 0.0, unknown)
+        return len(raised), len(resolved)
+
+    assert settle(condition) == (1, 0)
+    assert settle(unknown=("audit",)) == (0, 0)
+    assert settle() == (0, 1)
+
+
+def test_a_condition_that_lasts_uses_up_no_numbers(ledger: Ledger) -> None:
+    first, second = (stored.Condition(key, "backup_old", "warning", "it is old") for key in "ab")
+    ids = []
+    for found in ((first,), (first,), (first,), (first, second)):
+        with ledger.begin() as connection:
+            raised, _ = stored.settle(connection, found, lambda _: (), 0.0)
+        ids += [alert.id for alert in raised]
+    assert ids[1] == ids[0] + 1
+
+
+def test_a_webhook_that_was_slow_is_not_left_alone_for_long(office: Office) -> None:
+    scheduler = office.scheduler()
+    turns: list[float] = []
+
+    def slow() -> None:
+        turns.append(time.monotonic())
+        time.sleep(0.2)
+
+    thread = scheduler._thread("webhook", slow, 0.05)
+    thread.start()
+    time.sleep(1.5)
+    scheduler._ended.set()
+    thread.join(5)
+    assert len(turns) >= 4, "it is asked again as soon as it may be"

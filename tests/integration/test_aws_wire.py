@@ -6,6 +6,7 @@ import logging
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.client import HTTPException
@@ -234,6 +235,19 @@ def test_a_connection_that_kms_closes_is_not_used_again(canned: Canned) -> None:
         for _ in range(3):
             client.encrypt(KeyId=ARN, Plaintext=b"k" * 32)
         assert len(server.connections) == connections
+
+
+def test_an_answer_that_nobody_asked_for_is_none_to_the_next_request(canned: Canned) -> None:
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s"
+    bodies = [b'{"KeyId":"first"}', b'{"KeyId":"second"}']
+    server = canned(lambda _head: whole % (len(bodies[0]), bodies.pop(0)))
+    client = lean_client(REGION, AwsAccess(endpoint=server.address))
+    assert client.encrypt(KeyId=ARN, Plaintext=b"k" * 32)["KeyId"] == "first"
+    stray = b'{"KeyId":"stray"}'
+    server.connections[0].sendall(whole % (len(stray), stray))
+    time.sleep(0.1)
+    assert client.encrypt(KeyId=ARN, Plaintext=b"k" * 32)["KeyId"] == "second"
+    assert len(server.connections) == 2
 
 
 def test_a_thread_keeps_its_connection_until_it_was_idle_for_long(

@@ -128,3 +128,12 @@ def test_no_more_requests_are_taken_than_a_scheduler_will_judge_soon(
     assert ask(ledger, Action.CANCEL, 1, "waiting-000").verdict is None
     judge.look()
     assert ask(ledger, Action.CANCEL, 1, "one-more").verdict is None
+
+
+def test_starts_that_wait_keep_nobody_from_a_cancel(ledger: Ledger, desk: Desk) -> None:
+    for number in range(requests._MOST_WAITING):
+        ask(ledger, Action.START, key=f"start-{number}")
+    with pytest.raises(TooManyRequestsError):
+        ask(ledger, Action.START, key="one-more-start")
+    campaign = desk.campaign(Kind.MIGRATE)
+    assert ask(ledger, Action.CANCEL, campaign, key="a-cancel").verdict is None

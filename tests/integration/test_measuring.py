@@ -238,10 +238,15 @@ def test_a_changed_entry_of_the_audit_chain_is_found_wherever_it_stands(
     assert entries >= 3
     watch = ChainWatch(ledger)
     rounds = entries // 2 + 2
-    assert [watch.look() for _ in range(rounds)] == [0] * rounds
+    assert watch.look() is None, "it was not gone through yet"
+    for _ in range(rounds):
+        seen = watch.look()
+    assert seen == 0
     yard.desk.run("UPDATE audit_segment SET events = events + 1 WHERE place = 2")
-    assert max(watch.look() for _ in range(rounds)) == 1
-    assert min(watch.look() for _ in range(2 * rounds)) == 1, "and it stays so, round after round"
+    assert max(watch.look() or 0 for _ in range(rounds)) == 1
+    assert min(watch.look() or 0 for _ in range(2 * rounds)) == 1, (
+        "and it stays so, round after round"
+    )
 
 
 def test_what_was_read_last_is_shown_while_the_ledger_is_away(
