@@ -136,6 +136,7 @@ class Judge:
     def _open(self, asked: Asked) -> None:
         start = msgspec.json.decode(asked.details, type=Start)
         request: Request = request_of(self._desk, start, asked.requested_by)
+        self._require_allowed(asked)  # a key service may have been asked for long
         with self._ledger.begin() as connection:
             campaign_id = campaigns.request(connection, request)
             self._note(connection, asked, campaign_id, State.PLANNED)

@@ -137,3 +137,18 @@ def test_starts_that_wait_keep_nobody_from_a_cancel(ledger: Ledger, desk: Desk) 
         ask(ledger, Action.START, key="one-more-start")
     campaign = desk.campaign(Kind.MIGRATE)
     assert ask(ledger, Action.CANCEL, campaign, key="a-cancel").verdict is None
+
+
+def test_a_start_whose_key_service_took_too_long_opens_nothing(
+    ledger: Ledger, judge: Judge, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, of = ask(ledger, Action.START), judging.request_of
+
+    def slowly(*arguments: Any) -> Any:
+        monkeypatch.setattr(judging, "_GOOD_FOR_S", -1.0)  # so long it took
+        return of(*arguments)
+
+    monkeypatch.setattr(judging, "request_of", slowly)
+    judge._answer(asked)
+    assert answer(ledger).reason_code == "request_expired"
+    assert desk.rows("SELECT count(*) FROM campaign") == [(0,)]
