@@ -134,7 +134,8 @@ def test_the_scheduler_shows_a_campaign_while_it_is_open_and_the_census_after(
         return [labels for labels in states if ("campaign", number) in labels]
 
     until(is_shown, "the campaign is shown", 90)
-    assert total(node, "rewrap_campaign_waiting", campaign=number, reason="outside_window") == 1
+    why = {"campaign": number, "reason": "outside_window"}
+    until(lambda: total(node, "rewrap_campaign_waiting", **why) == 1, "it says why it waits", 90)
     assert total(node, "rewrap_campaign_late", campaign=number) == 0
     assert total(node, "rewrap_campaign_blobs", campaign=str(migrated)) == 0  # it is over
     census = values(node, "scheduler")["rewrap_key_version_blobs"]
