@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -62,7 +63,7 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture
 def node(new_site: Callable[..., Site], collector: Collector) -> Iterator[Node]:
-    site = new_site("traced", batch=20)
+    site = new_site(f"traced-{uuid.uuid4().hex[:8]}", batch=20)
     site.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = collector.url
     site.environment["OTEL_BSP_SCHEDULE_DELAY"] = "200"
     node = Node(site, workers=1)
