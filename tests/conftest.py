@@ -1,4 +1,5 @@
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ pytest_plugins = [
     "tests.cutting",
     "tests.hsms",
 ]
+
+# In the background of a script Ctrl-C is ignored, which every process that tests start would keep.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 UNIT = Path(__file__).parent / "unit"
 

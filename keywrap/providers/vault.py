@@ -296,8 +296,9 @@ class VaultTransitProvider(Sending):
 
     def _batch(self, operation: str, batch: list[_Payload]) -> list[tuple[Item, str]]:
         body = {"batch_input": batch, "partial_failure_response_code": 200}
-        path = f"{self._mount}/{operation}/{self._name}"
-        answer = self._connection.send("POST", path, body, operation=operation)
+        answer = self._connection.send(
+            "POST", f"{self._mount}/{operation}/{self._name}", body, operation=operation
+        )
         items = (answer.data or Data()).batch_results
         if items is None or len(items) != len(batch):
             raise self._malformed("has not one result for each item")

@@ -44,8 +44,13 @@ class Window:
     def listen(self) -> None:
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.wrong.append(f"error {error}"))
-        self.page.on("requestfailed", lambda r: self.wrong.append(f"failed {r.url} {r.failure}"))
+        self.page.on("requestfailed", self._failed)
         self.page.on("response", self._response)
+
+    def _failed(self, request: Any) -> None:
+        # Whoever leaves a page gives up what it has not loaded yet.
+        if "ERR_ABORTED" not in str(request.failure):
+            self.wrong.append(f"failed {request.url} {request.failure}")
 
     def _console(self, message: Any) -> None:
         if message.type in {"error", "warning"}:
