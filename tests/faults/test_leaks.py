@@ -20,7 +20,7 @@ from tests.nodes import Node
 from tests.sites import ROOT
 
 BLOBS = 60
-MOVED = 200
+MOVED = 60
 
 
 def test_what_is_hidden_in_any_form_is_found(tmp_path: Path) -> None:
