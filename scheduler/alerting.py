@@ -20,6 +20,7 @@ from ledger.alerts import Condition, Delivery
 from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
 from scheduler import conditions, webhooks
 from scheduler.alert_messages import BUILDERS
+from scheduler.beside import STOP_WITHIN_S
 from scheduler.chainwatch import ChainWatch
 from scheduler.headkeeper import HeadKeeper
 from scheduler.webhooks import Answer
@@ -38,7 +39,6 @@ _SEND_EVERY_S = 1.0
 _QUIET_S = 60.0
 _HOLD_S = 60.0
 _GIVEN_UP_AFTER_S = 86_400.0
-_STOP_WITHIN_S = 5.0
 _THROTTLED_FOR_S = 300.0
 
 _LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
@@ -85,7 +85,7 @@ class Alerting:
     def stop(self) -> None:
         """Stop; a webhook that hangs is not waited for."""
         self._ended.set()
-        until = time.monotonic() + _STOP_WITHIN_S
+        until = time.monotonic() + STOP_WITHIN_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
 

@@ -1,7 +1,6 @@
 """Signing where the audit chain ends, and publishing that in the store."""
 
 import logging
-import threading
 import time
 from pathlib import Path
 
@@ -12,11 +11,11 @@ from keywrap.signing import PublicKey, SigningKey
 from keywrap.stores import StoreError
 from ledger import audit
 from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableError
+from scheduler.beside import Beside
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_STOP_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.5
 
 
@@ -53,7 +52,7 @@ def publish(ledger: Ledger, file: HeadFile, key: SigningKey) -> SignedHead | Non
     return file.publish(key, head, extends)
 
 
-class HeadKeeper:
+class HeadKeeper(Beside):
     """Publishes the head now and then, beside the ticks: a store that hangs holds up none.
 
     Args:
@@ -71,9 +70,9 @@ class HeadKeeper:
     """
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        super().__init__("audit-head")
         self._settings = settings
         self._ledger = ledger
-        self._ended = threading.Event()
         self._trouble = ""
         self.trouble_code = ""
         self.signed_at = 0.0
@@ -82,18 +81,11 @@ class HeadKeeper:
         self._next_at = 0.0
         file = settings.audit.private_key_file
         self._key = SigningKey.load(Path(file)) if file else None
-        self._thread = threading.Thread(target=self._keep, name="audit-head", daemon=True)
 
     def start(self) -> None:
-        """Start publishing."""
+        """Start publishing. At the end what was chained last is published once more."""
         if self._key is not None:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; what was chained last is published once more, if the store answers soon."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_WITHIN_S)
+            super().start()
 
     def _keep(self) -> None:
         # The first soon: until then nothing tells a head that was removed from one never signed.

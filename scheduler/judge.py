@@ -5,7 +5,6 @@ asks twice, or is cut off, finds one answer, and nothing was done twice.
 """
 
 import logging
-import threading
 from collections.abc import Callable, Collection
 
 import click
@@ -17,6 +16,7 @@ from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUna
 from ledger.requests import Action, Asked
 from ledger.states import State
 from scheduler import words
+from scheduler.beside import Beside
 from scheduler.desk import REFUSED, UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.showing import plain
 from scheduler.starts import Start, request_of
@@ -30,7 +30,6 @@ _LOCK = 0x7277_0007
 
 _LOOK_EVERY_S = 0.25
 _AGAIN_S = 2.0
-_STOP_WITHIN_S = 5.0
 _GOOD_FOR_S = 300.0
 """What was asked for longer ago is not done any more: who asked has gone on to something else."""
 
@@ -41,7 +40,7 @@ _WISHES: dict[Action, Callable[[Connection, Campaign], State]] = {
 }
 
 
-class Judge:
+class Judge(Beside):
     """Answers requests of some kinds.
 
     Args:
@@ -51,22 +50,12 @@ class Judge:
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, actions: Collection[Action]) -> None:
+        super().__init__("requests")
         self._ledger = ledger
         self._desk = Desk(None)
         self._desk.__dict__ |= {"settings": settings, "ledger": ledger}
         self._actions = actions
         self._lock = next((_LOCKS[a] for a in actions if a in _LOCKS), _LOCK)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="requests", daemon=True)
-
-    def start(self) -> None:
-        """Start looking."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; a key service that hangs is not waited for."""
-        self._ended.set()
-        self._thread.join(_STOP_WITHIN_S)
 
     def _keep(self) -> None:
         pause_s = _LOOK_EVERY_S

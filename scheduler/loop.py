@@ -1,7 +1,6 @@
 """The scheduler's process: ticks until it is told to stop."""
 
 import logging
-from typing import Protocol
 
 from celery import Celery
 from kombu.exceptions import OperationalError
@@ -10,6 +9,7 @@ from ledger import schema
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
 from ledger.shards import Offer
 from scheduler.alerting import Alerting
+from scheduler.beside import Beside
 from scheduler.dispatch import Dispatcher, Send
 from scheduler.headkeeper import HeadKeeper
 from scheduler.judge import judges
@@ -27,16 +27,6 @@ from workers.settings import Settings
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 2.0
-
-
-class _Beside(Protocol):
-    """Something that works beside the ticks."""
-
-    def start(self) -> None:
-        """Start it."""
-
-    def stop(self) -> None:
-        """Stop it, within seconds."""
 
 
 def sender(app: Celery) -> Send:
@@ -75,7 +65,7 @@ def run(settings: Settings) -> None:
     alerting = Alerting(settings, ledger, head)
     # Each in a thread of its own: what they ask may hang, and no tick waits for it.
     recurring, asked = Recurring(settings, ledger), judges(settings, ledger)
-    besides: tuple[_Beside, ...] = (head, recurring, *asked, watcher, alerting)
+    besides: tuple[Beside | Alerting, ...] = (head, recurring, *asked, watcher, alerting)
     for each in besides:
         each.start()
     dispatcher = Dispatcher(ledger, settings.scheduler, sender(app), Rules.of(settings))

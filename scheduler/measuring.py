@@ -5,7 +5,6 @@ asks, or ten do, and it answers while PostgreSQL is away.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from prometheus_client.registry import Collector
 from ledger import findings, measures
 from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
 from scheduler import status
+from scheduler.beside import Beside
 from scheduler.brokerview import BrokerView
 from scheduler.chainwatch import ChainWatch
 from scheduler.gauges import Census, Seen, Snapshot
@@ -39,11 +39,10 @@ _SHARE = 0.1
 """Of the time at most so much is spent on reading for metrics: with many shards, less often."""
 
 _MOST_CAMPAIGNS = 50
-_STOP_WITHIN_S = 5.0
 _TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 
-class Watcher(Collector):
+class Watcher(Collector, Beside):
     """Makes and serves the metrics of a scheduler.
 
     Args:
@@ -53,12 +52,11 @@ class Watcher(Collector):
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, head: HeadKeeper) -> None:
+        super().__init__("metrics")
         self._settings = settings
         self._ledger = ledger
         self._head = head
         self._broker = BrokerView(settings)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="metrics", daemon=True)
         self._chain = ChainWatch(ledger)
         self._moved: dict[int, tuple[object, float]] = {}
         self._census: tuple[int, Census] | None = None
@@ -100,13 +98,7 @@ class Watcher(Collector):
             # Series that tell nothing.
             disable_created_metrics()  # type: ignore[no-untyped-call]
             serve(metrics.address, metrics.port, self.registry)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Stop reading; a ledger that hangs is not waited for."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(_STOP_WITHIN_S)
+            super().start()
 
     def collect(self) -> Iterator[Metric]:
         """Yield what was read last."""

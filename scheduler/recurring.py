@@ -6,7 +6,6 @@ once. What was missed while no scheduler ran is made good by one campaign, and s
 """
 
 import logging
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -23,6 +22,7 @@ from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableErro
 from ledger.schedules import Schedule
 from ledger.states import REWRAPPING, Kind
 from scheduler.backing import backs_up
+from scheduler.beside import Beside
 from scheduler.desk import Desk, DeskError
 from scheduler.proofs import Proof, ProveType
 from scheduler.proposals import propose
@@ -36,7 +36,6 @@ _LOCK = 0x7277_0005
 _FIELDS = 5
 _LOOK_EVERY_S = 1.0
 _AGAIN_S = 60.0
-_STOP_WITHIN_S = 5.0
 _MOST_MISSED = 1000
 
 
@@ -105,7 +104,7 @@ def proof_of(text: str) -> Proof | None:
     return ProveType()(text) if text else None
 
 
-class Recurring:
+class Recurring(Beside):
     """Opens what is due, beside the ticks.
 
     Args:
@@ -114,21 +113,11 @@ class Recurring:
     """
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        super().__init__("schedules")
         self._ledger = ledger
         self._desk = Desk(None)
         self._desk.__dict__ |= {"settings": settings, "ledger": ledger}
-        self._ended = threading.Event()
         self._trouble = ""
-        self._thread = threading.Thread(target=self._keep, name="schedules", daemon=True)
-
-    def start(self) -> None:
-        """Start looking."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop; a key service that hangs is not waited for."""
-        self._ended.set()
-        self._thread.join(_STOP_WITHIN_S)
 
     def _keep(self) -> None:
         while not self._ended.wait(_LOOK_EVERY_S):

@@ -3,7 +3,8 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import psutil
 from redis import Redis as RedisClient
@@ -53,13 +54,7 @@ class Campaign:
         """Wait for its end, with nobody's help, and see that nothing was lost."""
         self._road.delay_s = 0.0
         document = self.node.reach(self.id, "complete", 75)
-        assert_balanced(document, len(self.blob_ids))
-        # A blob whose outcome was lost with its worker is found to be moved already.
-        counts = document["counts"]
-        assert counts["rewrapped"] + counts["current"] == len(self.blob_ids)
-        site = self.node.site
-        assert site.wrong(self.blob_ids) == []
-        assert site.key_ids(self.blob_ids) == {site.version(1)}
+        assert_moved(self.node, document, self.blob_ids)
         self._left_its_trace()
 
     def _left_its_trace(self) -> None:
@@ -71,6 +66,16 @@ class Campaign:
             events = [json.loads(line) for line in lines]
             wrapped |= {event["blob_id"] for event in events if event["event"] == "wrap"}
         assert wrapped == set(self.blob_ids)
+
+
+def assert_moved(node: Node, document: dict[str, Any], blob_ids: Sequence[str]) -> None:
+    """Every blob of a finished campaign is under the KEK, and is what it was."""
+    assert_balanced(document, len(blob_ids))
+    # A blob whose outcome was lost with its worker is found to be moved already.
+    counts = document["counts"]
+    assert counts["rewrapped"] + counts["current"] == len(blob_ids)
+    assert node.site.wrong(blob_ids) == []
+    assert node.site.key_ids(blob_ids) == {node.site.version(1)}
 
 
 def kill(processes: list[psutil.Process]) -> None:

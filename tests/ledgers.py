@@ -48,6 +48,14 @@ def ledger(ledger_url: str) -> Iterator[Ledger]:
 
 
 @pytest.fixture(scope="module")
+def shared_ledger_url(postgres: Postgres, shared_ledger: Ledger) -> str:
+    """The URL of the ledger that the tests of a module share."""
+    with shared_ledger.begin() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+    return postgres.url_of(name)
+
+
+@pytest.fixture(scope="module")
 def shared_ledger(postgres: Postgres, ledger_template: str) -> Iterator[Ledger]:
     """A ledger that the tests of a module share."""
     for url in _clone(postgres, ledger_template):

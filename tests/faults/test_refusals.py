@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from embedded import OpenBao
+from tests.faulting import assert_moved
 from tests.nodes import Node, assert_balanced, decided, until
 from tests.readers import Watch
 from tests.roads import Road
@@ -75,13 +76,7 @@ class Refused:
 
     def ends_well(self) -> None:
         self._road.delay_s = 0.0
-        document = self.node.reach(self.id, "complete", 60)
-        assert_balanced(document, len(self.blob_ids))
-        counts = document["counts"]
-        assert counts["rewrapped"] + counts["current"] == len(self.blob_ids)
-        site = self.node.site
-        assert site.wrong(self.blob_ids) == []
-        assert site.key_ids(self.blob_ids) == {site.version(1)}
+        assert_moved(self.node, self.node.reach(self.id, "complete", 60), self.blob_ids)
 
 
 def new_token(bao: hvac.Client) -> str:

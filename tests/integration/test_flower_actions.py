@@ -13,7 +13,6 @@ import pytest
 import requests
 from tornado.web import create_signed_value
 
-from embedded import Postgres
 from ledger import campaigns
 from ledger.connection import Ledger
 from ledger.requests import Action
@@ -30,22 +29,16 @@ BARE = ("start", "1/pause", "1/resume", "1/cancel")
 
 
 @pytest.fixture(scope="module")
-def ledger_url(postgres: Postgres, shared_ledger: Ledger) -> str:
-    name = desk_of(shared_ledger).rows("SELECT current_database()")[0][0]
-    return postgres.url_of(name)
-
-
-@pytest.fixture(scope="module")
 def desk(shared_ledger: Ledger) -> Desk:
     return desk_of(shared_ledger)
 
 
 @pytest.fixture(scope="module")
 def flower(
-    tmp_path_factory: pytest.TempPathFactory, ledger_url: str, redis_server: Any
+    tmp_path_factory: pytest.TempPathFactory, shared_ledger_url: str, redis_server: Any
 ) -> Iterator[Flower]:
     folder = tmp_path_factory.mktemp("flower")
-    with Flower(folder, ledger_url, redis_server.url, ON).running() as flower:
+    with Flower(folder, shared_ledger_url, redis_server.url, ON).running() as flower:
         made = OperatorsDesk(str(flower.config))
         assert made.settings.flower.actions
         yield flower
@@ -82,11 +75,13 @@ def post(flower: Flower, path: str, body: Any = None, **headers: str) -> request
 
 
 def test_actions_are_off_unless_the_configuration_says_so(
-    tmp_path: Path, ledger_url: str, redis_server: Any, desk: Desk, campaign: int
+    tmp_path: Path, shared_ledger_url: str, redis_server: Any, desk: Desk, campaign: int
 ) -> None:
     before = desk.rows("SELECT count(*) FROM request")
     more = {"REWRAP_FLOWER_ACTIONS": "true", "FLOWER_READ_ONLY": "false"}
-    with Flower(tmp_path, ledger_url, redis_server.url, environment=more).running() as flower:
+    with Flower(
+        tmp_path, shared_ledger_url, redis_server.url, environment=more
+    ).running() as flower:
         for path in (*BARE, f"{campaign}/pause"):
             answer = post(flower, path, {"kind": "rotate"} if path == "start" else {})
             assert (answer.status_code, answer.json()["reason_code"]) == (403, "actions_off")
@@ -364,7 +359,7 @@ def test_a_request_that_nobody_foresaw_is_refused_and_holds_up_no_other(
 
 
 def test_under_oauth_the_e_mail_is_who_asks_and_the_xsrf_token_is_wanted(
-    tmp_path: Path, ledger_url: str, redis_server: Any, campaign: int
+    tmp_path: Path, shared_ledger_url: str, redis_server: Any, campaign: int
 ) -> None:
     secret = uuid.uuid4().hex
     oauth = {
@@ -376,7 +371,7 @@ def test_under_oauth_the_e_mail_is_who_asks_and_the_xsrf_token_is_wanted(
         "FLOWER_OAUTH2_SECRET": "s",
         "FLOWER_OAUTH2_REDIRECT_URI": "http://127.0.0.1/login",
     }
-    with Flower(tmp_path, ledger_url, redis_server.url, ON, oauth).running() as flower:
+    with Flower(tmp_path, shared_ledger_url, redis_server.url, ON, oauth).running() as flower:
         flower.session.auth = None
         assert "/login" in flower.get("/campaigns", allow_redirects=False).headers["Location"]
         for mail, status in (("mallory@example.org", 403), ("eve@example.org", 202)):

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import requests
 
-from embedded import Postgres
 from keywrap.rewrapping import Outcome
 from ledger.connection import Ledger
 from ledger.states import Kind, State
@@ -26,23 +25,16 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def ledger_url(postgres: Postgres, shared_ledger: Ledger) -> str:
-    """The URL of the ledger that this module's tests share."""
-    name = desk_of(shared_ledger).rows("SELECT current_database()")[0][0]
-    return postgres.url_of(name)
-
-
-@pytest.fixture(scope="module")
 def desk(shared_ledger: Ledger) -> Desk:
     return desk_of(shared_ledger)
 
 
 @pytest.fixture(scope="module")
 def flower(
-    tmp_path_factory: pytest.TempPathFactory, ledger_url: str, redis_server: Any
+    tmp_path_factory: pytest.TempPathFactory, shared_ledger_url: str, redis_server: Any
 ) -> Iterator[Flower]:
     folder = tmp_path_factory.mktemp("flower")
-    with Flower(folder, ledger_url, redis_server.url).running() as flower:
+    with Flower(folder, shared_ledger_url, redis_server.url).running() as flower:
         yield flower
 
 
@@ -163,19 +155,19 @@ def test_a_waiting_campaign_says_why_and_what_to_type(flower: Flower, desk: Desk
     desk.force(campaign, State.CANCELLED)
 
 
-def test_no_secret_is_on_a_page(flower: Flower, hostile: int, ledger_url: str) -> None:
+def test_no_secret_is_on_a_page(flower: Flower, hostile: int, shared_ledger_url: str) -> None:
     paths = ["/campaigns", "/campaigns.json", f"/campaigns/{hostile}"]
     paths += [f"/campaigns/{hostile}.json", f"/campaigns/{hostile}/blobs", "/metrics"]
     text = "".join(flower.get(path).text for path in paths) + flower.log.read_text()
     assert "quarantined" in text
-    for secret in (CANARY, flower.password, ledger_url):
+    for secret in (CANARY, flower.password, shared_ledger_url):
         assert secret not in text
 
 
 def test_under_a_prefix_every_link_and_file_is_under_it(
-    tmp_path: Path, ledger_url: str, redis_server: Any, hostile: int
+    tmp_path: Path, shared_ledger_url: str, redis_server: Any, hostile: int
 ) -> None:
-    flower = Flower(tmp_path, ledger_url, redis_server.url, 'url_prefix = "keys/flower"')
+    flower = Flower(tmp_path, shared_ledger_url, redis_server.url, 'url_prefix = "keys/flower"')
     flower.prefix = "/keys/flower"
     with flower.running():
         for path in ("/campaigns", f"/campaigns/{hostile}", f"/campaigns/{hostile}/blobs"):
