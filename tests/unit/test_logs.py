@@ -122,10 +122,11 @@ def test_a_traceback_shows_no_variable_and_no_secret_of_the_environment(
         "BAO_TOKEN": "token-of-openbao",
         "BLOB_KEY": "key-of-the-blobs",
         "REWRAP_FLOWER_BASIC_AUTH": "operator:sign-in-of-flower",
+        "AWS_SECRET_ACCESS_KEY": "key-of-an-account",
     }
     secrets = logs.known_secrets(settings_of(tmp_path, **urls), environ)
     leaks = (CANARY, "pass%20word-of-redis", "pass word-of-redis", "token-of-openbao")
-    leaks += ("key-of-the-blobs", "sign-in-of-flower")
+    leaks += ("key-of-the-blobs", "sign-in-of-flower", "key-of-an-account")
     text = line_of(
         " ".join(leaks), as_json=as_json, secrets=tuple(secrets), exc_info=raised(str(leaks))
     )
@@ -142,6 +143,14 @@ def test_what_a_task_logs_has_its_id_until_it_ends() -> None:
     assert get_contextvars() == {"task": "0c5f"}
     task_postrun.send(sender=None, task_id="0c5f")
     assert get_contextvars() == {}
+
+
+def test_a_warning_that_shows_the_url_of_a_webhook_is_not_logged(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(settings, {}, "scheduler")
+    logging.getLogger("urllib3.connection").warning("Failed to parse headers (url=%s)", CANARY)
+    assert CANARY not in capsys.readouterr().err
 
 
 def test_a_short_value_is_not_blanked_out_of_honest_text(settings: Settings) -> None:
