@@ -198,6 +198,14 @@ def test_a_backup_that_is_too_old(office: Office) -> None:
     ]
 
 
+def test_a_head_that_must_not_be_signed(office: Office) -> None:
+    scheduler = office.scheduler()
+    scheduler._witness._head.refused = "the store has it no more"
+    (told,) = office.turn(scheduler)
+    assert (told["kind"], told["severity"]) == ("audit_broken", "critical")
+    assert "the store has it no more" in told["text"]
+
+
 def test_a_chain_that_was_changed(office: Office, chain: Callable[[Desk], None]) -> None:
     chain(office.desk)
     scheduler = office.scheduler()

@@ -111,8 +111,11 @@ def test_a_store_that_is_away_is_said_once_and_waited_for(
         store.fail_next("read", StoreUnavailableError("the store does not answer"))
         keeper.publish_once()
     assert errors(caplog) == ["audit head: the store does not answer"]
+    assert (keeper.trouble_code, keeper.refused, keeper.signed_at) == ("unavailable", "", 0.0)
     keeper.publish_once()
     assert signed(settings) == head
+    assert keeper.trouble_code == ""
+    assert keeper.signed_at > 0
 
 
 def test_a_head_that_was_removed_is_not_signed_anew_by_whoever_signed_it(
@@ -130,6 +133,8 @@ def test_a_head_that_was_removed_is_not_signed_anew_by_whoever_signed_it(
     keeper.publish_once()
     assert signed(settings) is None
     assert "nothing is signed before a person has looked" in errors(caplog)[0]
+    assert keeper.trouble_code == "audit_head_lost"
+    assert "nothing is signed before" in keeper.refused
 
 
 @pytest.mark.usefixtures("store")
