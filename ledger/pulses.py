@@ -66,6 +66,10 @@ def _count(connection: Connection, new: int) -> None:
         ),
         {"new": max(new, 0)},
     )
+    connection.execute(
+        text("DELETE FROM request_hour WHERE hour < clock_timestamp() - make_interval(days => :d)"),
+        {"d": _KEPT_DAYS},
+    )
 
 
 def ended(connection: Connection) -> list[int]:
@@ -105,8 +109,4 @@ def volume(connection: Connection, days: int) -> Volume:
         ),
         {"days": days},
     ).one()
-    connection.execute(
-        text("DELETE FROM request_hour WHERE hour < clock_timestamp() - make_interval(days => :d)"),
-        {"d": _KEPT_DAYS},
-    )
     return Volume(int(row.now), row.busiest)

@@ -196,9 +196,7 @@ def _may(campaign: Campaign) -> list[str]:
     """Return what may be asked of a campaign in its state."""
     if campaign.is_finished or campaign.state is State.CANCELLING:
         return []
-    if campaign.state in {State.PAUSED, State.STOPPED}:
-        return ["resume", "cancel"]
-    if campaign.state is State.PAUSING:
+    if campaign.state in {State.PAUSING, State.PAUSED, State.STOPPED}:
         return ["resume", "cancel"]
     return ["cancel"] if campaign.state is State.AWAITING_APPROVAL else ["pause", "cancel"]
 
