@@ -42,7 +42,7 @@ _MOST_CAMPAIGNS = 50
 _TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 
-class Watcher(Collector, Beside):
+class Watcher(Beside, Collector):
     """Makes and serves the metrics of a scheduler.
 
     Args:

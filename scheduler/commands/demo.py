@@ -173,7 +173,7 @@ def _up(story: Story) -> Iterator[str]:
 
 def _wait_until_up(story: Story, process: "subprocess.Popen[bytes]", log: Path) -> None:
     until = time.monotonic() + _UP_WITHIN_S
-    while story.ask("status") is None:
+    while story.ask("healthz --scheduler") is None:
         if process.poll() is not None or time.monotonic() > until:
             raise DeskError(
                 f"`rewrap up` did not start: {log.read_text(encoding='utf-8')[-2000:]}",

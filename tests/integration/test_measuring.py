@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from embedded.places import free_port
 from keywrap.config import KeywrapConfig
 from keywrap.keys import KeyVersion
 from keywrap.tables.store import StoreConfig
@@ -22,7 +23,9 @@ from scheduler.chainwatch import ChainWatch
 from scheduler.headkeeper import HeadKeeper
 from scheduler.measuring import Watcher
 from tasks.metering import Unmetered
+from tests.nodes import until
 from tests.yards import Yard
+from workers.metrics_table import Metrics
 from workers.settings import Settings
 
 Values = dict[str, dict[frozenset[tuple[str, str]], float]]
@@ -66,6 +69,18 @@ def yard(ledger: Ledger, heard: Heard, tmp_path: Path) -> Yard:
 def watcher(ledger: Ledger) -> Watcher:
     settings = Settings(KeywrapConfig(StoreConfig(url="file:///nowhere")))
     return Watcher(settings, ledger, HeadKeeper(settings, ledger))
+
+
+def test_it_reads_in_a_thread_of_its_own_once_it_is_started(ledger: Ledger) -> None:
+    store = KeywrapConfig(StoreConfig(url="file:///nowhere"))
+    served = Settings(store, metrics=Metrics(port=free_port()))
+    started = Watcher(served, ledger, HeadKeeper(served, ledger))
+    started.start()
+    try:
+        until(lambda: started._ledger_is_up, "the first reading")
+    finally:
+        started.stop()
+    assert not started._thread.is_alive()
 
 
 def read(watcher: Watcher) -> Values:
