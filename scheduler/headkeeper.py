@@ -120,7 +120,8 @@ class HeadKeeper(Beside):
         with self._ledger.begin() as connection:
             head = audit.head(connection)
             is_ours = audit.goes_through(connection, self._published)
-        if head == self._published:
+        # The first look is made whatever the chain is: an emptied one is no new one.
+        if head == self._published and self.signed_at:
             return
         file = head_file(self._settings)
         if file is None:
@@ -133,4 +134,5 @@ class HeadKeeper(Beside):
             )
         publish(self._ledger, file, key)
         self._published = head
-        self._next_at = time.monotonic() + self._settings.audit.head_every_s
+        if head.entries:
+            self._next_at = time.monotonic() + self._settings.audit.head_every_s

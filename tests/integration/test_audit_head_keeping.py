@@ -158,6 +158,19 @@ def test_a_chain_that_was_cut_is_not_signed(
 
 
 @pytest.mark.usefixtures("store")
+def test_a_chain_that_was_emptied_is_no_new_one_to_a_scheduler_that_just_started(
+    keeper: HeadKeeper, desk: Desk, settings: Settings, ledger: Ledger, tmp_path: Path
+) -> None:
+    head = grow(desk, tmp_path)
+    keeper.publish_once()
+    desk.run("DELETE FROM audit_segment")
+    started = HeadKeeper(settings, ledger)
+    started.publish_once()
+    assert "put back" in started.refused
+    assert signed(settings) == head
+
+
+@pytest.mark.usefixtures("store")
 def test_two_schedulers_sign_one_chain(
     keeper: HeadKeeper, desk: Desk, settings: Settings, ledger: Ledger, tmp_path: Path
 ) -> None:
