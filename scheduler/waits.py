@@ -12,6 +12,9 @@ from ledger.states import MOVING, WORKING, State
 from scheduler.dispatch import HEARTBEAT
 from workers.windows import ALWAYS, Calendar
 
+NO_SCHEDULER = "no_scheduler"
+"""The reason code where no scheduler ticks."""
+
 _PERSON = {State.AWAITING_APPROVAL, State.PAUSED, State.STOPPED}
 _SILENT = timedelta(seconds=15)
 _HINTS = {
@@ -36,7 +39,7 @@ def why(
     if campaign.is_finished:
         return Wait(campaign.reason_code, campaign.reason, after(campaign))
     if silent := silence(connection):
-        return Wait("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
+        return Wait(NO_SCHEDULER, f"no scheduler has ticked {silent}", "rewrap scheduler")
     if campaign.state in _PERSON:
         return Wait(campaign.reason_code, campaign.reason, _person(connection, campaign))
     return _closed(connection, campaign, calendar) or _idle(connection, campaign, done)

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 _PIECE = 1 << 26
@@ -46,8 +47,9 @@ class Canaries:
         found = {}
         for file in files:
             names = set[str]()
-            for piece in _pieces(file):
-                names |= self.in_bytes(piece)
+            with suppress(FileNotFoundError):  # PostgreSQL removes files while it runs
+                for piece in _pieces(file):
+                    names |= self.in_bytes(piece)
             if names:
                 found[file.name] = names
         return found

@@ -133,7 +133,7 @@ MALFORMED = tuple(
     for reason_code, texts in TEXTS.items()
     for name, data in texts.items()
 ) + tuple(
-    Shape(f"{name}={value!a:.40}", _field(name, value), reason_code)
+    Shape(f"{name}={value!a:.40}".replace("\\", "/"), _field(name, value), reason_code)
     for (reason_code, name), values in _FIELDS.items()
     for value in values
 )

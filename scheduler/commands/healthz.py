@@ -24,7 +24,7 @@ def healthz(desk: Desk, *, scheduler: bool, as_json: bool) -> None:
         raise DeskError(
             f"no scheduler has ticked {silent}",
             exit_code=UNREACHABLE,
-            reason_code="no_scheduler",
+            reason_code=waits.NO_SCHEDULER,
             next_command="rewrap scheduler",
         )
     if as_json:

@@ -84,12 +84,15 @@ def _list(desk: Desk, *, as_json: bool) -> None:
 
 def _say_waits(opened: Iterable[Status]) -> None:
     """Say why campaigns do not move, each reason once, and what to type."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for one in opened:
-        command = one.wait.next_command or ""
-        if one.wait.reason and not command.endswith("--watch"):
-            found.setdefault((one.wait.reason, command), []).append(str(one.campaign.id))
-    for (reason, command), ids in found.items():
+        wait, command = one.wait, one.wait.next_command or ""
+        if not wait.reason or command.endswith("--watch"):
+            continue
+        # A second passes between two readings: how long nobody has ticked is no other reason.
+        reason = "" if wait.reason_code == waits.NO_SCHEDULER else wait.reason
+        found.setdefault((reason, command), (wait.reason, []))[1].append(str(one.campaign.id))
+    for (_, command), (reason, ids) in found.items():
         click.echo(f"waits ({', '.join(ids)}): {showing.plain(reason)}")
         if command:
             click.echo(f"next: {command}")
