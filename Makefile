@@ -11,6 +11,11 @@ TEST_PROCESSES ?= 2
 BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
+CORE_TESTS := $(addprefix tests/unit/test_,control.py dpapi_sidecars.py dry_run.py gates.py \
+	hostile_sidecars.py reencrypting.py rewrapping.py rewrapping_attacks.py rewrapping_crashes.py \
+	rewrapping_held.py rewrapping_interruptions.py rewrapping_writers.py sidecar.py \
+	sidecar_writing.py strictjson.py) \
+	$(addprefix tests/integration/test_,approvals.py leases.py ledger_shards.py)
 SOAK_STATES ?= 5000000
 SOAK_KILLS ?= 10000 100000
 SOAK_SEED ?=
@@ -20,7 +25,7 @@ export PYTHONPATH := $(ROOT)
 export PYTHONDONTWRITEBYTECODE := $(if $(CI),1,)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench soak lock clean
+.PHONY: help venv demo test core lint bench soak lock clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -31,9 +36,13 @@ venv: $(VENV)/.stamp ## install the locked packages and `.venv/bin/rewrap`
 demo: venv ## the whole story on embedded services (DEMO_ARGS="--blobs 1000")
 	'$(VENV)/bin/rewrap' demo $(DEMO_ARGS)
 
-test: lint ## lint, then all tests (TEST_ARGS="-k name")
+test: lint $(if $(TEST_ARGS),,core) ## lint, the core's branches, then all tests (TEST_ARGS="-k name")
 	cd '$(ROOT)' && '$(PY)' -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile \
 		--no-loadscope-reorder $(TEST_ARGS) </dev/null
+
+core: venv ## the tests of what a wrong move could come from take each branch of it
+	cd '$(ROOT)' && '$(PY)' -m coverage run --data-file=.coverage -m pytest $(CORE_TESTS) </dev/null
+	cd '$(ROOT)' && '$(PY)' -m coverage report --data-file=.coverage
 
 lint: venv ## style, types, and which room may import which
 	cd '$(ROOT)' && '$(VENV)/bin/ruff' check .
@@ -66,7 +75,7 @@ COMPILE = env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL '$(UV)' pip compile --quiet
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(LOCK_ARGS)
 
 clean: ## remove caches and what demo and tests left; the virtual environment stays
-	rm -rf '$(ROOT)/.rewrap-demo' '$(ROOT)/.mypy_cache' '$(ROOT)/.ruff_cache' \
+	rm -rf '$(ROOT)/.rewrap-demo' '$(ROOT)/.coverage' '$(ROOT)/mutants' '$(ROOT)/.mypy_cache' '$(ROOT)/.ruff_cache' \
 		'$(ROOT)/.pytest_cache' '$(ROOT)/.hypothesis' '$(ROOT)/.import_linter_cache' '$(ROOT)/dist'
 	find '$(ROOT)' -name __pycache__ -type d -not -path '$(VENV)/*' -prune -exec rm -rf {} +
 

@@ -399,3 +399,20 @@ def test_a_withdrawn_offer_cannot_be_claimed_and_a_lease_stays(desk: Desk, campa
         assert shards.claim(connection, offer, ShardKind.REWRAP, "late", 60) is None
         shards.finish(connection, lease)
     assert sorted(_states(desk)) == [ShardState.DONE, ShardState.WAITING]
+
+
+def test_a_sample_is_of_blobs_that_have_their_outcomes_and_is_counted_as_a_whole(
+    desk: Desk, campaign: int
+) -> None:
+    moved = desk.shard(campaign, blob_ids=["a", "b"])
+    desk.record(moved, a=Outcome.REWRAPPED, b=Outcome.REWRAPPED)
+    desk.run("UPDATE shard SET kind = 'verify', state = 'waiting' WHERE shard_no = :no", no=moved)
+    lease = desk.claim(campaign)
+    assert lease.kind is ShardKind.VERIFY
+    assert desk.remaining(lease) == ["a", "b"]
+    with desk.ledger.begin() as connection:
+        shards.count(connection, lease, {Outcome.CURRENT: 2})
+    counted = desk.rows(
+        "SELECT rewrapped, current, failed FROM shard WHERE shard_no = :no", no=moved
+    )
+    assert counted == [(0, 2, 0)]

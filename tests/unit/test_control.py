@@ -244,6 +244,23 @@ def test_what_is_no_control_file_is_refused(site: Site, data: bytes) -> None:
         site.reader().current()
 
 
+@pytest.mark.parametrize(
+    "signature", ["", "AAAA", "not base64", base64.b64encode(bytes(65)).decode()]
+)
+def test_what_is_no_signature_is_refused_as_none(site: Site, signature: str) -> None:
+    site.publish(Cutover.ON)
+    record = json.loads(site.data) | {"signature": signature}
+    site.data = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+    refused(site.reader().current, "control_malformed")
+
+
+def test_what_readers_would_read_differently_is_not_sealed(site: Site) -> None:
+    control = site.publish(Cutover.ON)
+    assert control.issued_at is not None
+    finer = replace(control, issued_at=control.issued_at.replace(microsecond=1))
+    refused(lambda: site.file._seal(finer, site.key), "control_malformed")
+
+
 def test_a_field_given_twice_is_refused(site: Site) -> None:
     site.publish(Cutover.ON)
     site.data = site.data.replace(b'"cutover":"on"', b'"cutover":"off","cutover":"on"')

@@ -7,6 +7,7 @@ import pytest
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion
 from keywrap.kms import Context, RefusedError
+from keywrap.moves import Selection, selects
 from keywrap.rewrapping import Move, Outcome, Prove, Result
 from keywrap.storewatch import StoreWatch
 from keywrap.testing.kms import MemoryKeyProvider, SimpleMemoryKeyProvider
@@ -368,3 +369,15 @@ def test_a_newer_version_from_the_service_is_taken(world: World) -> None:
     assert by_id(report)["a"].outcome is Outcome.REWRAPPED
     assert world.reader.read("a").wrapped.key_version == KeyVersion(KEK, "2")
     assert world.wrong() == []
+
+
+@pytest.mark.parametrize("selection", Selection)
+def test_a_selection_takes_what_its_name_says(selection: Selection) -> None:
+    legacy, managed = KeyVersion("env:BLOB_KEY"), KeyVersion(KEK, "1")
+    taken = {version for version in (legacy, managed) if selects(selection, version)}
+    wanted = {
+        Selection.ALL: {legacy, managed},
+        Selection.LEGACY: {legacy},
+        Selection.MANAGED: {managed},
+    }
+    assert taken == wanted[selection]

@@ -5,6 +5,7 @@ import pytest
 from keywrap.kms import DeniedError, KmsError, ThrottledError, UnavailableError
 from keywrap.rewrapping import READS, Outcome, ProofFailedError, Prove
 from keywrap.stores import StoreUnavailableError
+from keywrap.storewatch import FAILURES
 from keywrap.testing.kms import SimpleMemoryKeyProvider
 from tests.worlds import KEK, FaultyStore, World, at, by_id
 
@@ -13,6 +14,7 @@ ERRORS = [
     UnavailableError("no answer", key=KEK),
     ThrottledError("too fast", key=KEK),
 ]
+_SIDECAR = "a.sidecar.json"
 _error = pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 
 
@@ -63,6 +65,17 @@ def test_a_lost_reply_and_a_lost_look_are_settled_by_reading_again(
         "replace", lambda: store.fail_next("read", StoreUnavailableError("no answer"))
     )
     assert by_id(world.migrate("a", before=lose_the_look))["a"].outcome is Outcome.CURRENT
+    assert store.writes == 1
+
+
+def test_a_sidecar_that_a_writer_removed_after_a_lost_reply_is_read_again(
+    world: World, store: FaultyStore
+) -> None:
+    world.plant("wrapped", "a")
+    store.lose_next_reply()
+    remove = at("replace", lambda: store.before("read", lambda: world.aside.delete(_SIDECAR)))
+    result = by_id(world.migrate("a", before=remove))["a"]
+    assert result.outcome is not Outcome.REWRAPPED
     assert store.writes == 1
 
 
@@ -121,6 +134,18 @@ def test_a_store_that_is_away_is_not_asked_again_for_each_blob(
         store.before("read", lambda: asked.append(None))
     assert world.migrate(*ids).interruption is not None
     assert len(asked) == len(ids)
+
+
+def test_once_the_store_is_found_to_be_away_the_other_blobs_are_not_asked_for(
+    world: World, store: FaultyStore
+) -> None:
+    ids = [world.plant("wrapped", f"w{n}") for n in range(3 * FAILURES)]
+    store.is_down = True
+    asked: list[None] = []
+    for _ in ids:
+        store.before("read", lambda: asked.append(None))
+    assert world.migrate(*ids).interruption is not None
+    assert len(asked) == FAILURES
 
 
 def test_a_store_that_went_away_at_the_last_attempt_fails_nothing(

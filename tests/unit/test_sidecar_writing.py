@@ -45,7 +45,7 @@ SPELLINGS = [
     "1e-400",
 ]
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
-    lambda name: name not in {*FULL, "provider"}
+    lambda name: name.casefold() not in {*FULL, "provider"}
 )
 spelt = st.sampled_from(SPELLINGS) | st.builds(
     json.dumps, json_values, ensure_ascii=st.booleans(), indent=st.sampled_from([None, 1])
