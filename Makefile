@@ -11,6 +11,9 @@ TEST_PROCESSES ?= 2
 BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
+DIST ?= $(ROOT)/dist
+# Of the commit: whoever builds it again gets the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git -C '$(ROOT)' log -1 --format=%ct 2>/dev/null)
 SOAK_STATES ?= 5000000
 SOAK_KILLS ?= 10000 100000
 SOAK_SEED ?=
@@ -20,7 +23,7 @@ export PYTHONPATH := $(ROOT)
 export PYTHONDONTWRITEBYTECODE := $(if $(CI),1,)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench soak lock clean
+.PHONY: help venv demo test lint bench soak lock dist clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -64,6 +67,13 @@ lock: ## write the lock files from pyproject.toml (needs uv; LOCK_ARGS=--upgrade
 COMPILE = env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL '$(UV)' pip compile --quiet --no-config pyproject.toml \
 	--universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(LOCK_ARGS)
+
+dist: venv ## the library's wheel and sdist, and the service's SBOM (DIST=directory)
+	mkdir -p '$(DIST)'
+	cd '$(ROOT)' && $(if $(SOURCE_DATE_EPOCH),SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)) \
+		'$(PY)' -m hatchling build --directory '$(DIST)'
+	cd '$(ROOT)' && '$(VENV)/bin/cyclonedx-py' requirements --output-reproducible \
+		--output-file '$(DIST)/rewrap.cdx.json' requirements.lock
 
 clean: ## remove caches and what demo and tests left; the virtual environment stays
 	rm -rf '$(ROOT)/.rewrap-demo' '$(ROOT)/.mypy_cache' '$(ROOT)/.ruff_cache' \
