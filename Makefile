@@ -16,6 +16,9 @@ CORE_TESTS := $(addprefix tests/unit/test_,control.py dpapi_sidecars.py dry_run.
 	rewrapping_held.py rewrapping_interruptions.py rewrapping_writers.py sidecar.py \
 	sidecar_writing.py strictjson.py) \
 	$(addprefix tests/integration/test_,approvals.py leases.py ledger_shards.py)
+DIST ?= $(ROOT)/dist
+# Of the commit: whoever builds it again gets the same bytes.
+SOURCE_DATE_EPOCH ?= $(shell git -C '$(ROOT)' log -1 --format=%ct 2>/dev/null)
 SOAK_STATES ?= 5000000
 SOAK_KILLS ?= 10000 100000
 SOAK_SEED ?=
@@ -25,7 +28,7 @@ export PYTHONPATH := $(ROOT)
 export PYTHONDONTWRITEBYTECODE := $(if $(CI),1,)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test core lint bench soak lock clean
+.PHONY: help venv demo test core lint bench soak lock dist clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -74,8 +77,15 @@ COMPILE = env -u UV_FIND_LINKS -u UV_EXTRA_INDEX_URL '$(UV)' pip compile --quiet
 	--universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links $(LOCK_ARGS)
 
+dist: venv ## the library's wheel and sdist, and the service's SBOM (DIST=directory)
+	mkdir -p '$(DIST)'
+	cd '$(ROOT)' && $(if $(SOURCE_DATE_EPOCH),SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH)) \
+		'$(PY)' -m hatchling build --directory '$(DIST)'
+	cd '$(ROOT)' && '$(VENV)/bin/cyclonedx-py' requirements --output-reproducible \
+		--output-file '$(DIST)/rewrap.cdx.json' requirements.lock
+
 clean: ## remove caches and what demo and tests left; the virtual environment stays
-	rm -rf '$(ROOT)/.rewrap-demo' '$(ROOT)/.coverage' '$(ROOT)/mutants' '$(ROOT)/.mypy_cache' '$(ROOT)/.ruff_cache' \
+	rm -rf '$(ROOT)/.rewrap-demo' '$(ROOT)/.mypy_cache' '$(ROOT)/.ruff_cache' '$(ROOT)/.coverage' '$(ROOT)/mutants' \
 		'$(ROOT)/.pytest_cache' '$(ROOT)/.hypothesis' '$(ROOT)/.import_linter_cache' '$(ROOT)/dist'
 	find '$(ROOT)' -name __pycache__ -type d -not -path '$(VENV)/*' -prune -exec rm -rf {} +
 

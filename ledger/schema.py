@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tenacity
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
-from ledger.connection import Ledger, LedgerBusyError, waiting_briefly
+from ledger.connection import Ledger, LedgerBusyError, LedgerNotReadyError, waiting_briefly
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -24,6 +24,13 @@ _ATTEMPTS = 5
 _PAUSE_S = 1.0
 
 
+class LedgerNewerError(LedgerNotReadyError):
+    """A later release has migrated the ledger: this one cannot know what changed."""
+
+    reason_code = "ledger_newer"
+    next_command = "use the release that migrated it, or a later one (docs/deployment.md, Upgrades)"
+
+
 def _config() -> "Config":
     from alembic.config import Config  # noqa: PLC0415 - see above
 
@@ -37,6 +44,7 @@ def upgrade(ledger: Ledger) -> None:
 
     Raises:
         LedgerBusyError: tables that a migration changes stay in use.
+        LedgerNewerError: it holds the schema of a later release, and was left as it is.
         LedgerUnavailableError: PostgreSQL does not answer.
     """
     trying = tenacity.Retrying(
@@ -53,6 +61,7 @@ def _upgrade(ledger: Ledger) -> None:
 
     with ledger.begin() as connection:
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        _refuse_newer(_applied(connection))
         config = _config()
         config.attributes["connection"] = connection
         untouched = "its schema could not be brought up to date, nothing was changed: run it again"
@@ -79,10 +88,25 @@ def is_current(ledger: Ledger) -> bool:
     """Whether the database holds the schema that this code expects.
 
     Raises:
+        LedgerNewerError: it holds that of a later release.
         LedgerUnavailableError: PostgreSQL does not answer.
     """
     with ledger.begin() as connection:
-        if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-            return False
-        applied = connection.scalars(text("SELECT version_num FROM alembic_version")).all()
-    return applied == [HEAD]
+        applied = _applied(connection)
+    _refuse_newer(applied)
+    return applied == HEAD
+
+
+def _applied(connection: Connection) -> str:
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return ""
+    return connection.scalar(text("SELECT version_num FROM alembic_version")) or ""
+
+
+def _refuse_newer(applied: str) -> None:
+    # Revisions are numbers of four digits, one after the other.
+    if applied > HEAD:
+        raise LedgerNewerError(
+            f"the ledger has schema {applied}, which is newer than {HEAD}, that of this release; "
+            "nothing was changed"
+        )

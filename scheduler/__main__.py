@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _INTERRUPTED
     except words.KNOWN as error:
         return _say(str(error), *words.of(error))
-    except (BrokenPipeError, SystemExit):  # click exits by itself where a pipe is closed
+    except (BrokenPipeError, SystemExit) as left:  # click exits by itself where a pipe is closed
+        if isinstance(left, SystemExit) and not left.code:  # and after it has completed a word
+            return 0
         # Whoever read our output has enough; nothing else was cut off by it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED

@@ -98,6 +98,13 @@ class Desk:
                 reason_code="ledger_unavailable",
                 next_command="check [ledger] url or REWRAP_LEDGER_URL, then run it again",
             ) from error
+        except schema.LedgerNewerError as error:
+            raise DeskError(
+                str(error),
+                exit_code=UNREACHABLE,
+                reason_code=error.reason_code,
+                next_command=error.next_command,
+            ) from error
         if not current:
             raise DeskError(
                 "the database does not hold the ledger of this version; nothing was changed",

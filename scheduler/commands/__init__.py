@@ -1,9 +1,12 @@
 """The `rewrap` command: one group, one file for each kind of thing an operator does."""
 
+import os
 from importlib import import_module
 
 import click
 
+from keywrap import __version__
+from ledger.schema import HEAD
 from scheduler.desk import Desk
 
 _MODULES = {
@@ -12,6 +15,7 @@ _MODULES = {
     "asking": ("cancel", "pace", "pause", "resume", "retry"),
     "backup": ("backup", "backup-key"),
     "certificate": ("certificate", "certificate-key", "certificate-verify"),
+    "completion": ("completion",),
     "config": ("config",),
     "cutover": ("cutover",),
     "demo": ("demo",),
@@ -59,12 +63,20 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.version_option(__version__, message=f"rewrap %(version)s, ledger schema {HEAD}")
 @click.option("--config", "file", metavar="FILE", help="The configuration [default: rewrap.toml].")
 @click.pass_context
 def rewrap(context: click.Context, file: str | None) -> None:
     """Move the wrapped data keys of encrypted blobs from old keys to new ones.
 
     Exit codes: 0 done and clean, 1 finished with exceptions, 2 wrong usage or configuration,
-    3 something needed is unreachable, 4 refused by a gate with nothing changed.
+    3 something needed is unreachable, 4 refused by a gate with nothing changed, 130 Ctrl-C: what
+    the command asked for goes on.
+
+    Colours are used on a terminal only, and not where NO_COLOR is set.
+
+    Example: rewrap --config /etc/rewrap/rewrap.toml status --watch
     """
+    if os.environ.get("NO_COLOR"):  # as https://no-color.org has it; Rich heeds it by itself
+        context.color = False
     context.obj = Desk(file)

@@ -34,7 +34,10 @@ directories = click.option(
 
 @click.group()
 def audit() -> None:
-    """Check, export and sign the trail of every use of a key; docs/audit.md."""
+    """Check, export and sign the trail of every use of a key; docs/audit.md.
+
+    Example: rewrap audit verify
+    """
 
 
 class HeadType(click.ParamType[Head]):

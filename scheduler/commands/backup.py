@@ -35,7 +35,13 @@ _IDENTITY_BYTES = 64 * 1024
 
 
 @click.command("backup-key")
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the identity is written, as a new file.",
+)
 def backup_key(out: Path) -> int:
     """Make the key that opens backups, and print the table [backup] for the configuration.
 
@@ -65,7 +71,10 @@ def backup_key(out: Path) -> int:
 
 @click.group()
 def backup() -> None:
-    """Write, list, verify and restore encrypted backups of wraps."""
+    """Write, list, verify and restore encrypted backups of wraps; docs/backup.md.
+
+    Example: rewrap backup list
+    """
 
 
 @backup.command()

@@ -11,7 +11,10 @@ from scheduler.desk import DONE, USAGE, Desk
 
 @click.group()
 def config() -> None:
-    """Show or check the configuration; connects to nothing."""
+    """Show or check the configuration; connects to nothing.
+
+    Example: rewrap config check
+    """
 
 
 @config.command()

@@ -30,7 +30,13 @@ _SHORT_WAITS = "\n[retire]\ndrain_s = 2\nsoak_s = 2\n"
 
 
 @click.command()
-@click.option("--blobs", default=5000, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--blobs",
+    default=5000,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="How many blobs the old application leaves.",
+)
 @click.option(
     "--store",
     default="file",

@@ -8,7 +8,7 @@ import click
 
 from keywrap.audithead import NAME as HEAD_NAME
 from keywrap.keys import LEGACY_PROVIDERS
-from ledger import dropping
+from ledger import dropping, schema
 from scheduler import showing
 from scheduler.commands.reading import as_json, status_of
 from scheduler.commands.starting import confirm, yes
@@ -16,11 +16,34 @@ from scheduler.desk import DONE, Desk
 from scheduler.rebuilding import Rebuilding
 from scheduler.rebuilding import rebuild as rebuild_ledger
 from scheduler.trail import folders_of
+from workers.composition import ledger_of
 
 
 @click.group("ledger")
 def ledger() -> None:
-    """Rebuild the ledger when it was lost, and drop what is not needed in it any more."""
+    """Migrate the ledger, rebuild it when it was lost, and drop what is not needed in it any more.
+
+    Example: rewrap ledger migrate
+    """
+
+
+@ledger.command()
+@click.pass_obj
+def migrate(desk: Desk) -> None:
+    """Bring the schema to that of this release, as `rewrap scheduler` does when it starts.
+
+    For a deployment that does it as a step of its own. Several at once do no harm; a schema that is
+    there already is left as it is. Exit code 3: PostgreSQL does not answer, or its tables stay in
+    use; nothing was changed then.
+
+    Example: rewrap ledger migrate
+    """
+    opened = ledger_of(desk.settings)
+    try:
+        schema.upgrade(opened)
+    finally:
+        opened.close()
+    click.echo(f"the ledger's schema is {schema.HEAD}")
 
 
 @ledger.command()

@@ -23,7 +23,10 @@ _name = click.argument("name")
 
 @click.group()
 def schedule() -> None:
-    """Add, list, pause, resume and remove recurring campaigns."""
+    """Add, list, pause, resume and remove recurring campaigns; docs/when.md.
+
+    Example: rewrap schedule list
+    """
 
 
 @schedule.command()

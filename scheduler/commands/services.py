@@ -82,7 +82,10 @@ def _in_directory(desk: Desk, directory: str | None) -> Desk:
 def scheduler(desk: Desk, metrics_port: int | None) -> None:
     """Run the scheduler: it applies schema migrations, then hands shards out.
 
-    Any number may run; one ticks at a time.
+    Any number may run; one ticks at a time. SIGTERM ends it after the tick. Exit code 3: PostgreSQL
+    does not answer at the start.
+
+    Example: rewrap scheduler --metrics-port 9310
     """
     _listen(desk, "REWRAP_METRICS_PORT", metrics_port)
     loop.run(_served(desk, "scheduler"))
@@ -156,7 +159,9 @@ def flower(desk: Desk) -> None:
     """Run Flower with its Campaigns pages, behind a sign-in.
 
     REWRAP_FLOWER_BASIC_AUTH=user:password is one; FLOWER_AUTH with FLOWER_AUTH_PROVIDER, as
-    Flower's documentation has them, is another.
+    Flower's documentation has them, is another. Exit code 2: there is none.
+
+    Example: REWRAP_FLOWER_BASIC_AUTH=user:password rewrap flower
     """
     settings = _served(desk, "flower")
     has_oauth = os.environ.get("FLOWER_AUTH") and os.environ.get("FLOWER_AUTH_PROVIDER")

@@ -1,8 +1,10 @@
+import json
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -22,6 +24,30 @@ SECRETS = {
     "REWRAP_FLOWER_BASIC_AUTH",
 }
 VARIABLE = re.compile(r"\$\{(\w+)([^}]*)\}")
+
+
+SCHEMA = json.loads((ROOT / "tests/schemas/compose-spec.json").read_text())
+"""Of the Compose specification, as the package docker-compose 1.29.2 brings it (Apache-2.0).
+
+The top-level `name` came later.
+"""
+
+
+def _faults(document: dict[str, Any]) -> list[str]:
+    schema = SCHEMA | {"properties": SCHEMA["properties"] | {"name": {"type": "string"}}}
+    found = jsonschema.Draft201909Validator(schema).iter_errors(document)
+    return [error.message for error in found]
+
+
+def test_the_file_keeps_to_the_schema_of_compose() -> None:
+    assert _faults(COMPOSE) == []
+    worker = SERVICES["worker"] | {"replica": 2}
+    assert _faults(COMPOSE | {"services": SERVICES | {"worker": worker}})
+
+
+def test_there_are_two_workers_and_two_schedulers() -> None:
+    replicas = {name: one["deploy"]["replicas"] for name, one in OURS.items() if "deploy" in one}
+    assert replicas == {"scheduler": 2, "worker": 2}
 
 
 def test_each_of_our_services_is_one_rewrap_command() -> None:
