@@ -21,6 +21,8 @@ DIST ?= $(ROOT)/dist
 SOURCE_DATE_EPOCH ?= $(shell git -C '$(ROOT)' log -1 --format=%ct 2>/dev/null)
 SOAK_STATES ?= 5000000
 SOAK_KILLS ?= 10000 100000
+SOAK_LIVES ?= 1000
+SOAK_FUZZ ?= 1000000
 SOAK_SEED ?=
 
 # The rooms lie beside each other in the checkout; nothing relies on the current directory.
@@ -63,6 +65,9 @@ soak: venv ## hours of storms and searches (SOAK_STATES=5000000 SOAK_KILLS="1000
 		'$(PY)' -m tests.storm --kills $$kills --blobs 1000 $(if $(SOAK_SEED),--seed $(SOAK_SEED)) || exit 1; done
 	cd '$(ROOT)' && REWRAP_STORM=soak '$(PY)' -m pytest -s --timeout=0 tests/faults/test_node_storm.py </dev/null
 	cd '$(ROOT)' && REWRAP_INTERLEAVINGS=1000 '$(PY)' -m pytest tests/integration/test_retire.py </dev/null
+	cd '$(ROOT)' && REWRAP_STATEFUL=$(SOAK_LIVES) '$(PY)' -m pytest -s --timeout=0 tests/integration/test_stateful.py </dev/null
+	cd '$(ROOT)' && REWRAP_SIDECARS=10000 '$(PY)' -m pytest tests/unit/test_generated_sidecars.py </dev/null
+	cd '$(ROOT)' && '$(PY)' -m tests.fuzz --runs $(SOAK_FUZZ) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 lock: ## write the lock files from pyproject.toml (needs uv; LOCK_ARGS=--upgrade for newer ones)
 	@command -v '$(UV)' >/dev/null || { echo "make lock needs uv: '$(PY)' -m pip install uv" >&2; exit 1; }

@@ -235,6 +235,19 @@ def renew(connection: Connection, lease: Lease, lease_s: float) -> bool:
     return campaigns.is_working(connection, lease.campaign.id)
 
 
+def require(connection: Connection, lease: Lease) -> None:
+    """See that a shard is this worker's yet, before rows that its successor may have written too.
+
+    Raises:
+        LeaseLostError: it was taken back.
+    """
+    if not connection.scalar(
+        text("SELECT true FROM shard WHERE id = :id AND fence = :fence AND state = 'leased'"),
+        {"id": lease.shard_id, "fence": lease.fence},
+    ):
+        raise _lost(lease)
+
+
 def remaining(connection: Connection, lease: Lease) -> list[str]:
     """Return the ids of the shard's blobs that have no outcome yet."""
     decided = (
@@ -363,4 +376,8 @@ def _fenced(
         {"id": lease.shard_id, "fence": lease.fence, **values},
     )
     if changed.rowcount != 1:
-        raise LeaseLostError(f"shard {lease.shard_no} was taken back")
+        raise _lost(lease)
+
+
+def _lost(lease: Lease) -> LeaseLostError:
+    return LeaseLostError(f"shard {lease.shard_no} was taken back")

@@ -63,6 +63,7 @@ def inventory_shard(runtime: Runtime, shard_id: UUID, progress: Progress) -> Cou
                 progress(seen, seen)
             # Only now: a transaction that waited for the store would be cut off as idle.
             with runtime.ledger.begin() as connection:
+                shards.require(connection, work.lease)
                 for (queue, _), group in spool.groups():
                     _record(connection, work, queue, group)
                 shards.finish(connection, work.lease, total=seen)

@@ -105,6 +105,27 @@ def test_messages_that_are_repeated_or_of_another_kind_do_nothing(yard: Yard) ->
     yard.assert_moved()
 
 
+def test_a_scan_that_its_successor_has_overtaken_comes_back_and_changes_nothing(
+    yard: Yard, caplog: pytest.LogCaptureFixture
+) -> None:
+    yard.plant(6)
+    yard.set(scan_parts=1)
+    campaign, held = yard.start(Kind.MIGRATE), list[Offer]()
+    yard.broker = held.append
+    yard.tick()
+
+    def overtake() -> None:
+        yard.let_time_pass()
+        yard.broker = yard.work
+        yard.tick(2)
+
+    yard.world.store.before("read", overtake)
+    yard.work(held[0])
+    assert "its new owner goes on" in caplog.text
+    assert yard.run(campaign).state is State.COMPLETE
+    assert yard.counts(campaign) == only(Outcome.REWRAPPED, 6)
+
+
 def test_a_message_that_comes_after_the_end_does_nothing(yard: Yard) -> None:
     yard.plant(5)
     campaign = yard.start(Kind.MIGRATE)
