@@ -12,11 +12,14 @@ import psutil
 import pytest
 
 from tests.faulting import Campaign, kill
-from tests.nodes import Node, until
+from tests.nodes import Node, decided, until
 from tests.roads import Road
 
 CLOCKS = {"scheduler": -2 * 86_400, "worker-2": 3 * 86_400}
 """By process of the node: how far the clock is off, in seconds, of what takes its place."""
+
+LEASE_S = 3.0
+"""As the site has it."""
 
 # Not libfaketime: version 0.9.10 breaks `time.sleep`, or else waits of threads (sem_clockwait).
 WRONG_CLOCK = r"""
@@ -118,7 +121,7 @@ def leases(node: Node, campaign_id: int) -> list[tuple[str, float]]:
 def test_who_has_a_wrong_clock_neither_steals_nor_loses_nor_corrupts(
     faulty: Node, road: Road, library: Path
 ) -> None:
-    campaign = Campaign(faulty, road, "clocks")
+    campaign = Campaign(faulty, road, "clocks", blobs=800)
     with campaign.watch as watch, unsupervised(faulty), contextlib.ExitStack() as others:
         wrong = {
             name: others.enter_context(by_another_clock(faulty, name, off_s, library))
@@ -128,13 +131,15 @@ def test_who_has_a_wrong_clock_neither_steals_nor_loses_nor_corrupts(
         (child,) = wrong["worker-2"].children()
         seen: list[tuple[str, float]] = []
 
-        def both_have_a_shard() -> bool:
+        def has_done_all() -> bool:
             seen.extend(leases(faulty, campaign.id))
-            return len({owner for owner, _ in seen}) > 1
+            return decided(faulty.document(campaign.id)) == len(campaign.blob_ids)
 
-        until(both_have_a_shard, "two workers have shards")
-        assert any(owner.endswith(f":{child.pid}") for owner, _ in seen)
-        assert all(-1 < left <= 3 for _, left in seen), seen
+        until(has_done_all, "all is done, seen lease by lease")
+        owners = {owner for owner, _ in seen}
+        assert len(owners) > 1, owners
+        assert any(owner.endswith(f":{child.pid}") for owner in owners)
+        assert all(-1 < left <= LEASE_S for _, left in seen), sorted(seen)
         campaign.ends_well()
     with faulty.ledger.begin() as connection:
         query = "SELECT max(fence), max(attempt) FROM shard WHERE campaign_id = %(id)s"
