@@ -19,7 +19,6 @@ import hashlib
 import os
 import re
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from keywrap.stores import (
 )
 
 _LOCKS = tuple(LOCKS_FOLDER.rstrip("/").split("/"))
+_OWN = (RESERVED.rstrip("/"),)
 
 # NUL ends a path; half a surrogate pair is how Python spells a byte that is not UTF-8, and
 # a backslash how `names` spells it, so that it would be another file.
@@ -256,6 +256,7 @@ class FileStore:
         """
         removed = 0
         with _Mapped(""):
+            now = self._now()
             for prefix in ("", RESERVED):
                 for folder, _, leaf in self._entries(prefix):
                     if not fileswap.TEMPORARY.fullmatch(leaf):
@@ -263,10 +264,19 @@ class FileStore:
                     # Not by modification time: a displaced file keeps its old one.
                     with suppress(FileNotFoundError):
                         found = os.stat(leaf, dir_fd=folder, follow_symlinks=False)
-                        if time.time() - found.st_ctime >= older_than_s:
+                        if now - found.st_ctime >= older_than_s:
                             os.unlink(leaf, dir_fd=folder)
                             removed += 1
         return removed
+
+    def _now(self) -> float:
+        """Return the file system's time in seconds, of which all its files' ages are.
+
+        That of a network file system is its server's. By our own clock, an hour ahead, the file
+        of a live writer would look abandoned.
+        """
+        with self._root.open() as root, fileswap.written(root.inner(_OWN), ()) as new:
+            return os.fstat(new.file).st_ctime
 
     def _place_of(self, name: str, *, make: bool = False) -> Place:
         *folders, leaf = _segments(name)

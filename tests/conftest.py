@@ -9,6 +9,7 @@ pytest_plugins = [
     "tests.ledgers",
     "tests.nodes",
     "tests.clouds",
+    "tests.cloudnodes",
     "tests.buckets",
     "tests.cutting",
     "tests.hsms",

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class Campaign:
         self.blob_ids = node.site.make(blobs, f"{folder}/")
         self.watch: Watch = node.site.watch(self.blob_ids)
         self.id = 0
+        self._lost: list[int] = []
 
     def begin(self) -> None:
         """Open it and wait until some of its blobs are decided, and not all."""
@@ -50,6 +52,19 @@ class Campaign:
         assert 0 < until(done, "the ledger answers") < len(self.blob_ids)
         until(lambda: done() > before, f"progress after {fault.__name__}", 30)
 
+    def loses_the_ledger(self) -> None:
+        """Let PostgreSQL be gone with its disk; rebuild it from the store, and migrate the rest."""
+        self.node.kill_everything()
+        shutil.rmtree(self.node.site.state / "postgres")
+        self.node.start()
+        assert self.node.document(self.id) == {}
+        found = self.node.site.ask("ledger", "rebuild")
+        assert found["scanned"] >= len(self.blob_ids)
+        assert sum(made["rewrapped"] for made in found["campaigns"]) > 0
+        self._lost.append(self.id)
+        self.id = self.node.site.campaign(self._kind, "--prefix", f"{self._folder}/")
+        assert self.id > max(self._lost), "numbers of lost campaigns are not used again"
+
     def ends_well(self) -> None:
         """Wait for its end, with nobody's help, and see that nothing was lost."""
         self._road.delay_s = 0.0
@@ -61,10 +76,11 @@ class Campaign:
         """See that the audit trail is whole, and that no blob was moved without a trace."""
         assert self.node.site.ask("audit", "verify")["faults"] == []
         wrapped = set()
-        for path in (self.node.site.state / "audit").glob(f"{self.id}/*.jsonl"):
-            lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
-            events = [json.loads(line) for line in lines]
-            wrapped |= {event["blob_id"] for event in events if event["event"] == "wrap"}
+        for number in (*self._lost, self.id):
+            for path in (self.node.site.state / "audit").glob(f"{number}/*.jsonl"):
+                lines = path.read_bytes().rpartition(b"\n")[0].splitlines()
+                events = [json.loads(line) for line in lines]
+                wrapped |= {event["blob_id"] for event in events if event["event"] == "wrap"}
         assert wrapped == set(self.blob_ids)
 
 
@@ -112,3 +128,8 @@ def flush_redis(node: Node) -> None:
 
 def kill_the_postmaster(node: Node) -> None:
     kill([node.process("postgres")])
+
+
+def restart_postgres_at_once(node: Node) -> None:
+    """Shut it down as `pg_ctl stop -m immediate` does: by SIGQUIT, without a checkpoint."""
+    node.process("postgres").send_signal(signal.SIGQUIT)

@@ -1,13 +1,8 @@
-import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import astuple
 from functools import partial
-from pathlib import Path
 
-import pytest
-
-from embedded import OpenBao
 from tests.cloudsites import PREFIX, Cloud, CloudSite, LiveWriter
 from tests.nodes import Node, assert_balanced, until
 
@@ -26,33 +21,6 @@ FAULTS: tuple[dict[str, object], ...] = (
     {"lose_requests": 15, "kms_lose_replies": 5},
 )
 """So many of each that the live writer's own requests do not use them up."""
-
-
-@pytest.fixture
-def cloud() -> Iterator[Cloud]:
-    with Cloud() as cloud:
-        yield cloud
-
-
-@pytest.fixture
-def node_at(
-    cloud: Cloud, server_directory: Path, openbao: OpenBao, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], Node]]:
-    """Makes nodes on a bucket of their own, which this process may use too, as another user."""
-    nodes: list[Node] = []
-
-    def make(name: str) -> Node:
-        cloud.s3.create_bucket(name)
-        site = CloudSite(server_directory / name, openbao, cloud.address, batch=40, canary=0)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIA{secrets.token_hex(8).upper()}")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets.token_urlsafe(30))
-        nodes.append(Node(site))
-        return nodes[-1]
-
-    yield make
-    for node in nodes:
-        node.close()
-        node.site.close()
 
 
 def test_a_campaign_completes_by_itself_through_all_faults_and_no_live_write_is_lost(

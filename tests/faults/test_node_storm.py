@@ -10,7 +10,14 @@ from tests.roads import Road
 from tests.storm.nodes import FAULTS, NodeStorm
 
 PLANS = {
-    "suite": {"child killed": 20, "worker killed": 2, "Redis wiped": 1, "OpenBao away": 1},
+    "suite": {
+        "child killed": 20,
+        "worker killed": 2,
+        "Redis wiped": 1,
+        "PostgreSQL shut down at once": 1,
+        "ledger lost": 1,
+        "OpenBao away": 1,
+    },
     "soak": {
         "child killed": 300,
         "worker killed": 10,
@@ -19,6 +26,8 @@ PLANS = {
         "Redis wiped": 3,
         "Redis flushed": 5,
         "PostgreSQL killed": 5,
+        "PostgreSQL shut down at once": 5,
+        "ledger lost": 3,
         "OpenBao away": 5,
     },
 }

@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,20 @@ def test_young_leftovers_are_left_to_their_writers(store: FileStore, tmp_path: P
     assert leftover.exists()
     assert store.sweep(older_than_s=0) == 1
     assert [path.name for path in leftover.parent.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("days", [-2, 2])
+def test_leftovers_are_as_old_as_the_file_system_says_whatever_our_clock_does(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    store.create("d/a", b"")
+    leftover = tmp_path / "d" / f".rewrap-tmp-{'0' * 32}"
+    leftover.write_bytes(b"of a writer that lives")
+    now = time.time() + days * 86_400
+    monkeypatch.setattr(time, "time", lambda: now)
+    assert store.sweep() == 0
+    assert store.sweep(older_than_s=0) == 1
+    assert leftovers(tmp_path) == []
 
 
 def test_reading_and_listing_write_nothing(store: FileStore, tmp_path: Path) -> None:

@@ -37,6 +37,27 @@ class Board:
         _NUMBER.pack_into(self._map, place * _NUMBER.size, number)
 
 
+def config_of(folder: Path) -> KeywrapConfig:
+    """Return what an installation in a storm's folder lists."""
+    return KeywrapConfig.from_table(
+        {
+            "store": {
+                "url": f"file://{folder / 'blobs'}",
+                "legacy_default": "env:BLOB_KEY",
+                "legacy_content": "records-v1",
+            },
+            "keys": {
+                "primary": "local:kek",
+                "local": {"kek": {"file": str(folder / "kek.json")}},
+                "env": {
+                    "BLOB_KEY": {"encoding": "hex", "scheme": "direct"},
+                    "OLD_KEK": {"encoding": "hex", "scheme": "aes-gcm"},
+                },
+            },
+        }
+    )
+
+
 @dataclass(frozen=True)
 class Ground:
     """The storm's place.
@@ -63,23 +84,7 @@ class Ground:
         (folder / "blobs").mkdir()
         create_key_file(folder / "kek.json", "kek")
         environment = {name: secrets.token_hex(32) for name in ("BLOB_KEY", "OLD_KEK")}
-        config = KeywrapConfig.from_table(
-            {
-                "store": {
-                    "url": f"file://{folder / 'blobs'}",
-                    "legacy_default": "env:BLOB_KEY",
-                    "legacy_content": "records-v1",
-                },
-                "keys": {
-                    "primary": "local:kek",
-                    "local": {"kek": {"file": str(folder / "kek.json")}},
-                    "env": {
-                        "BLOB_KEY": {"encoding": "hex", "scheme": "direct"},
-                        "OLD_KEK": {"encoding": "hex", "scheme": "aes-gcm"},
-                    },
-                },
-            }
-        )
+        config = config_of(folder)
         reader, keys = open_reader(config), open_keys(config, environment)
         direct, wrapping = (keys.provider(f"env:{name}") for name in ("BLOB_KEY", "OLD_KEK"))
         assert isinstance(direct, EnvKeyProvider)

@@ -54,6 +54,12 @@ def _cut_the_road(storm: "NodeStorm") -> None:
     storm.road.restore()
 
 
+def _lose_the_ledger(storm: "NodeStorm") -> None:
+    """Let PostgreSQL's disk be gone, and finish what the store is told from."""
+    assert storm.campaign is not None
+    storm.campaign.loses_the_ledger()
+
+
 FAULTS: Mapping[str, Callable[["NodeStorm"], None]] = {
     "child killed": _kill_a_child,
     "worker killed": _kill_a_worker,
@@ -62,6 +68,8 @@ FAULTS: Mapping[str, Callable[["NodeStorm"], None]] = {
     "Redis wiped": lambda storm: faulting.kill_redis_and_wipe_it(storm.node),
     "Redis flushed": lambda storm: faulting.flush_redis(storm.node),
     "PostgreSQL killed": lambda storm: faulting.kill_the_postmaster(storm.node),
+    "PostgreSQL shut down at once": lambda storm: faulting.restart_postgres_at_once(storm.node),
+    "ledger lost": _lose_the_ledger,
     "OpenBao away": _cut_the_road,
 }
 
@@ -115,6 +123,7 @@ class NodeStorm:
         self._rng = random.Random(seed)
         self._rng.shuffle(self._left)
         self._blobs = blobs
+        self.campaign: Campaign | None = None
         self.figures = NodeFigures(seed)
 
     def a_worker(self) -> str:
@@ -134,6 +143,7 @@ class NodeStorm:
         while self._left:
             folder = f"storm-{figures.seed}-{figures.campaigns}"
             campaign = Campaign(self.node, self.road, folder, blobs=self._blobs)
+            self.campaign = campaign
             with campaign.watch as watch:
                 campaign.begin()
                 self._rage(campaign, at_once)
