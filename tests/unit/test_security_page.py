@@ -34,6 +34,6 @@ def test_a_pickle_in_a_message_is_not_opened() -> None:
     message = pickle.dumps([["a shard"], {}, {}])
 
     with pytest.raises(ContentDisallowed):
-        serialization.loads(
+        serialization.loads(  # type: ignore[no-untyped-call]
             message, "application/x-python-serialize", "binary", accept=SETTINGS["accept_content"]
         )
