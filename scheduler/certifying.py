@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import keywrap
 from keywrap.keys import KeyVersion
 from keywrap.rewrapping import Outcome, Prove
 from ledger import (
@@ -255,7 +256,7 @@ def _audit(subject: Subject) -> dict[str, Any]:
 def _software(subject: Subject) -> dict[str, Any]:
     settings = effective.tables(subject.desk.settings)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return {"software": effective.version(), "configuration_sha256": digest}
+    return {"software": keywrap.__version__, "configuration_sha256": digest}
 
 
 SECTIONS: tuple[Callable[[Subject], dict[str, Any]], ...] = (

@@ -2,10 +2,7 @@
 
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +10,6 @@ import msgspec
 from workers.settings import Settings
 
 _HIDDEN = "***"
-_ROOT = Path(__file__).parent.parent
 _USER = re.compile(r"://.*@")
 """To the last `@`: a password that is not escaped may hold one, and a slash as well."""
 _QUERY = re.compile(r"([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
@@ -31,15 +27,6 @@ def tables(settings: Settings) -> dict[str, Any]:
     for name in ("ledger", "broker"):
         found[name]["url"] = hidden(found[name]["url"])
     return found
-
-
-def version() -> str:
-    """Return the version of this software."""
-    try:
-        return metadata.version("keywrap")
-    except metadata.PackageNotFoundError:  # a checkout on PYTHONPATH, as in the image
-        project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return str(project["version"])
 
 
 def hidden(url: str) -> str:

@@ -34,13 +34,22 @@ QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}\Z")]
 
 
 class Postgres(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the ledger is; empty: the embedded PostgreSQL of `rewrap up`."""
+    """Where the ledger is.
+
+    Attributes:
+        url: `postgresql://user:password@host/database`; empty: the embedded PostgreSQL of
+            `rewrap up`.
+    """
 
     url: str = ""
 
 
 class Broker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the broker is; empty: the embedded Redis of `rewrap up`."""
+    """Where the broker is.
+
+    Attributes:
+        url: `redis://` or `rediss://`; empty: the embedded Redis of `rewrap up`.
+    """
 
     url: str = ""
 
