@@ -3,6 +3,7 @@ import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from keywrap.canary import require_usable
 from keywrap.config import ConfigError, KeywrapConfig
 from keywrap.control import Control, ControlError, ControlReader, Cutover, open_control
-from keywrap.controlfile import FIRST, MAX_BYTES, NAME, ControlFile
+from keywrap.controlfile import FIRST, MAX_BYTES, MAX_SERIAL, NAME, ControlFile
 from keywrap.keys import KeyVersion
 from keywrap.kms import DeniedError, ProofFailedError, UnavailableError
 from keywrap.signing import PublicKey, SigningKey, SigningKeyError
@@ -252,6 +253,49 @@ def test_what_is_no_signature_is_refused_as_none(site: Site, signature: str) -> 
     record = json.loads(site.data) | {"signature": signature}
     site.data = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
     refused(site.reader().current, "control_malformed")
+
+
+@pytest.mark.parametrize("fields", [{"serial": MAX_SERIAL}, {"max_age_s": 1}])
+def test_numbers_may_go_to_their_limits(site: Site, fields: dict[str, int]) -> None:
+    site.publish()
+    site.sign(site.key, **fields)
+    found = site.file.read()
+    assert found is not None
+    assert {name: getattr(found, name) for name in fields} == fields
+
+
+def test_a_signature_is_written_in_one_way(site: Site) -> None:
+    site.publish()
+    site.alter(signature=json.loads(site.data)["signature"] + "\n")
+    refused(site.reader().current, "control_malformed")
+
+
+def test_more_bytes_than_a_control_file_has_are_not_read(site: Site) -> None:
+    site.publish()
+    site.data += b" " * MAX_BYTES
+    refused(site.reader().current, "control_malformed")
+
+
+def test_times_are_utc_wherever_it_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        before = datetime.now(UTC).replace(microsecond=0)
+        control = site.publish()
+        written = json.loads(site.data)["issued_at"]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert control.issued_at is not None
+    assert control.issued_at >= before
+    assert written == control.issued_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_one_edit_is_one_write(site: Site) -> None:
+    site.publish()
+    before = site.store.writes
+    site.publish(Cutover.ON)
+    assert site.store.writes == before + 1
 
 
 def test_what_readers_would_read_differently_is_not_sealed(site: Site) -> None:

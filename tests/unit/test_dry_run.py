@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from keywrap.datakey import DataKey
@@ -122,3 +124,18 @@ def test_a_wrap_that_fails_its_proof_interrupts_a_dry_run(
     report = _dry_run(world, "a")
     assert report.results == []
     assert isinstance(report.interruption, ProofFailedError)
+
+
+def test_a_canary_opens_what_the_key_service_would_move_unseen_and_its_content(
+    world: World,
+) -> None:
+    for blob_id in ("sound", "damaged"):
+        world.plant("managed", blob_id)
+    world.write_content("damaged", b"?", DataKey.generate(), "gcm-v1")
+    world.kms.rotate(KEK)
+    goal = replace(world.goal(Selection.MANAGED, Prove.SAMPLE), opens_all=True)
+    results = by_id(world.rewrapper().dry_run(["sound", "damaged"], goal))
+    assert results["sound"].outcome is Outcome.REWRAPPED
+    found = results["damaged"]
+    assert (found.outcome, found.reason_code) == (Outcome.QUARANTINED, "content_does_not_open")
+    assert world.kms.operations["rewrap"] > 0, "without it this test proves nothing"

@@ -52,6 +52,7 @@ def test_a_canary_fails_above_the_share_and_from_enough_blobs_on(
         ({"quarantined": 100}, "nothing_opens"),
         ({"quarantined": 100, "rewrapped": 1}, "too_many_quarantined"),
         ({"quarantined": 100, "current": 1}, "too_many_quarantined"),
+        ({"quarantined": 100, "rewrapped": 1, "current": 1}, "too_many_quarantined"),
         ({"quarantined": 10, "rewrapped": 90}, None),
         ({"quarantined": 11, "rewrapped": 89}, "too_many_quarantined"),
         ({"quarantined": 11, "rewrapped": 88}, None),

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keywrap import strictjson
-from keywrap.strictjson import BadSidecarError, read_object
+from keywrap.strictjson import MAX_DEPTH, BadSidecarError, read_object
 
 TOKENS = [
     *'{}[]:,"\\/-+ \n\t\r\0\x0b\x7f\u2028é',
@@ -81,3 +81,21 @@ def test_a_field_given_twice_is_never_read_plainly(data: bytes) -> None:
     with pytest.raises(BadSidecarError) as caught:
         read_object(data)
     assert caught.value.reason_code == "sidecar_duplicate_key"
+
+
+@pytest.mark.parametrize(("opening", "closing"), [('{"a":', "}"), ("[", "]")])
+def test_a_sidecar_may_be_nested_as_deep_as_the_limit_and_no_deeper(
+    opening: str, closing: str
+) -> None:
+    def nested(levels: int) -> bytes:
+        inner = levels - 1  # the sidecar itself is a level
+        return f'{{"x":{opening * inner}1{closing * inner}}}'.encode()
+
+    read_object(nested(MAX_DEPTH))
+    with pytest.raises(BadSidecarError) as caught:
+        read_object(nested(MAX_DEPTH + 1))
+    assert caught.value.reason_code == "sidecar_nested_too_deep"
+
+
+def test_many_brackets_beside_each_other_are_not_deep() -> None:
+    read_object(f'{{"x":[{",".join(["[]"] * 10 * MAX_DEPTH)}]}}'.encode())
