@@ -166,6 +166,7 @@ FENCED: dict[str, Callable[[Connection, Lease], object]] = {
     "renew": lambda c, lease: shards.renew(c, lease, 1000),
     "finish": lambda c, lease: shards.finish(c, lease, total=9),
     "hand_back": lambda c, lease: shards.hand_back(c, lease, failed=True),
+    "require": shards.require,
 }
 
 
@@ -416,3 +417,11 @@ def test_a_sample_is_of_blobs_that_have_their_outcomes_and_is_counted_as_a_whole
         "SELECT rewrapped, current, failed FROM shard WHERE shard_no = :no", no=moved
     )
     assert counted == [(0, 2, 0)]
+
+
+def test_who_has_a_shard_yet_is_let_go_on(desk: Desk, campaign: int) -> None:
+    desk.shard(campaign, blob_ids=["a"])
+    lease = desk.claim(campaign)
+    with desk.ledger.begin() as connection:
+        shards.require(connection, lease)
+        shards.finish(connection, lease)
