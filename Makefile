@@ -12,7 +12,7 @@ BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
 CORE_TESTS := $(addprefix tests/unit/test_,control.py dpapi_sidecars.py dry_run.py gates.py \
-	hostile_sidecars.py reencrypting.py rewrapping.py rewrapping_attacks.py rewrapping_crashes.py \
+	hostile_sidecars.py reencrypting.py rewrapping.py rewrapping_answers.py rewrapping_attacks.py rewrapping_crashes.py \
 	rewrapping_held.py rewrapping_interruptions.py rewrapping_writers.py sidecar.py \
 	sidecar_writing.py strictjson.py) \
 	$(addprefix tests/integration/test_,approvals.py leases.py ledger_shards.py)
@@ -30,7 +30,7 @@ export PYTHONPATH := $(ROOT)
 export PYTHONDONTWRITEBYTECODE := $(if $(CI),1,)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test core lint bench soak lock dist clean
+.PHONY: help venv demo test core mutants lint bench soak lock dist clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -48,6 +48,10 @@ test: lint $(if $(TEST_ARGS),,core) ## lint, the core's branches, then all tests
 core: venv ## the tests of what a wrong move could come from take each branch of it
 	cd '$(ROOT)' && '$(PY)' -m coverage run --data-file=.coverage -m pytest $(CORE_TESTS) </dev/null
 	cd '$(ROOT)' && '$(PY)' -m coverage report --data-file=.coverage
+
+mutants: venv ## which mutations of the core its tests do not see (half an hour)
+	rm -rf '$(ROOT)/mutants'
+	cd '$(ROOT)' && '$(VENV)/bin/mutmut' run && '$(VENV)/bin/mutmut' results
 
 lint: venv ## style, types, and which room may import which
 	cd '$(ROOT)' && '$(VENV)/bin/ruff' check .
