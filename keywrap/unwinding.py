@@ -92,7 +92,7 @@ class Undoer(_Unwinder):
         move.end(
             Outcome.EXCLUDED,
             "no_previous",
-            "the wrap before was not kept or is sealed: `rewrap backup restore` has it",
+            "the wrap before was not kept or is sealed: only the backups have it",
         )
 
     def _choose(self, move: Move) -> None:

@@ -7,6 +7,9 @@ from keywrap.rewrapping import Outcome
 from ledger.progress import Progress
 from workers.settings import Gates
 
+NOTHING_PUT_BACK = "nothing_put_back"
+"""The reason code of an undo that found no wrap to put back."""
+
 _MANY = 100
 """So many quarantined blobs and not one that opened are a wrong key's, not the blobs' fault."""
 

@@ -10,6 +10,7 @@ from ledger.progress import Progress
 from ledger.queues import QUEUE
 from ledger.states import MOVING, WORKING, State
 from scheduler.dispatch import HEARTBEAT
+from scheduler.gates import NOTHING_PUT_BACK
 from workers.windows import ALWAYS, Calendar
 
 NO_SCHEDULER = "no_scheduler"
@@ -111,6 +112,8 @@ def silence(connection: Connection) -> str:
 
 def after(campaign: Campaign) -> str | None:
     """Return what to type once a campaign is finished; None: nothing."""
+    if campaign.reason_code == NOTHING_PUT_BACK:
+        return f"rewrap blobs {campaign.id} --outcome excluded"
     if campaign.state is State.COMPLETE_WITH_EXCEPTIONS:
         return f"rewrap blobs {campaign.id} --outcome quarantined"
     if campaign.state is State.COMPLETE and campaign.kind in MOVING:

@@ -17,6 +17,7 @@ from keywrap.testing.stores import MemoryStore
 from ledger import backups, wishes
 from ledger.connection import Ledger
 from ledger.states import Kind, ShardKind, State
+from scheduler import waits
 from tests.worlds import KEK, World
 from tests.yards import Yard, only
 from workers.settings import Gates
@@ -239,6 +240,29 @@ def test_an_undo_puts_the_old_wraps_back_and_a_writer_keeps_what_he_wrote(yard: 
         assert yard.world.sidecar(blob_id)["dek_version"] >= 2
         assert "previous" not in yard.world.sidecar(blob_id)
     assert yard.world.reader.read(ids[3]).wrapped.key_version == yard.world.target
+
+
+def test_an_undo_of_what_is_sealed_is_not_called_done(yard: SafeYard) -> None:
+    yard.plant(4)
+    campaign = yard.start(Kind.MIGRATE)
+    yard.run(campaign)
+    yard.run(yard.follow(Kind.SEAL, campaign))
+    before = yard.world.snapshot()
+    undone = yard.run(yard.follow(Kind.UNDO, campaign))
+    assert (undone.state, undone.reason_code) == (
+        State.COMPLETE_WITH_EXCEPTIONS,
+        "nothing_put_back",
+    )
+    assert waits.after(undone) == f"rewrap blobs {undone.id} --outcome excluded"
+    assert yard.world.snapshot() == before
+
+
+def test_an_undo_that_is_repeated_changes_nothing_and_is_done(yard: SafeYard) -> None:
+    yard.plant(4)
+    campaign = yard.start(Kind.MIGRATE)
+    yard.run(campaign)
+    yard.run(yard.follow(Kind.UNDO, campaign))
+    assert yard.run(yard.follow(Kind.UNDO, campaign)).state is State.COMPLETE
 
 
 def test_an_undo_puts_back_nothing_that_does_not_open_the_content(yard: SafeYard) -> None:
