@@ -117,7 +117,7 @@ def _dpapi_blobs() -> Target:
         assert plain == b"k" * 32
         return "opened"
 
-    return Target(seeds, check, least=10)
+    return Target(seeds, check, least=8)
 
 
 def _master_key_files() -> Target:
@@ -133,14 +133,14 @@ def _master_key_files() -> Target:
             return _NUMBER.sub("#", str(error))
         return "read"
 
-    return Target(seeds, check, least=5)
+    return Target(seeds, check, least=4)
 
 
 def targets() -> Mapping[str, Target]:
     """Return what is fuzzed, by name."""
     words = (*TEXTS, *NUMBERS, *WORDS, *(b'"' + word + b'":' for word in WORDS))
     return {
-        "sidecar": Target(_sidecars(), _sidecar, words, least=25),
+        "sidecar": Target(_sidecars(), _sidecar, words, least=20),
         "dpapi-blob": _dpapi_blobs(),
         "dpapi-master-key": _master_key_files(),
         **{f"wrap-{scheme}": _wraps(scheme) for scheme in _SCHEMES},
