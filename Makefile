@@ -11,10 +11,9 @@ TEST_PROCESSES ?= 3
 BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
-CORE_TESTS := $(addprefix tests/unit/test_,control.py dpapi_sidecars.py dry_run.py gates.py \
-	hostile_sidecars.py reencrypting.py rewrapping.py rewrapping_answers.py rewrapping_attacks.py rewrapping_crashes.py \
-	rewrapping_held.py rewrapping_interruptions.py rewrapping_writers.py sidecar.py \
-	sidecar_writing.py strictjson.py) \
+# What mutations are judged by, and the core's tests on a real ledger besides.
+CORE_TESTS = $(shell cd '$(ROOT)' && '$(PYTHON)' -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))\
+	["tool"]["mutmut"]["pytest_add_cli_args_test_selection"])') \
 	$(addprefix tests/integration/test_,approvals.py leases.py ledger_shards.py)
 DIST ?= $(ROOT)/dist
 # Of the commit: whoever builds it again gets the same bytes.
@@ -43,7 +42,7 @@ demo: venv ## the whole story on embedded services (DEMO_ARGS="--blobs 1000")
 
 test: lint $(if $(TEST_ARGS),,core) ## lint, the core's branches, then all tests (TEST_ARGS="-k name")
 	cd '$(ROOT)' && '$(PY)' -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile \
-		--no-loadscope-reorder $(TEST_ARGS) </dev/null
+		--no-loadscope-reorder $(or $(TEST_ARGS),$(addprefix --ignore=,$(CORE_TESTS))) </dev/null
 
 core: venv ## the tests of what a wrong move could come from take each branch of it
 	cd '$(ROOT)' && '$(PY)' -m coverage run --data-file=.coverage -m pytest $(CORE_TESTS) </dev/null

@@ -9,7 +9,7 @@ from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.states import MOVING, OPENING, REWRAPPING, Kind, ShardKind, ShardState, State
 from scheduler import awaiting, gates
-from scheduler.gates import NOTHING_PUT_BACK, Stop
+from scheduler.gates import Stop
 from scheduler.rules import DEFAULT_RULES, Rules
 from tasks.scans import MAX_PASSES
 
@@ -158,17 +158,14 @@ def _verifying(connection: Connection, campaign: Campaign, done: Progress, _rule
         # Never to be met: it says so rather than call a campaign done that is not.
         why = f"{done.scanned} blobs were scanned and {done.decided} have an outcome"
         return _stop(connection, campaign, Stop("counts_do_not_balance", why))
-    if campaign.kind is Kind.UNDO and done.counts[Outcome.EXCLUDED] == done.decided > 0:
-        # Not one wrap was there to be put back: whoever rolls back must not take that for done.
-        return campaigns.step(
-            connection,
-            campaign.id,
-            State.COMPLETE_WITH_EXCEPTIONS,
-            reason_code=NOTHING_PUT_BACK,
-            reason="no blob has its wrap before beside it any more, so nothing was put back",
-        )
-    end = State.COMPLETE_WITH_EXCEPTIONS if done.exceptions else State.COMPLETE
-    return campaigns.step(connection, campaign.id, end)
+    nothing = gates.of_undo(done) if campaign.kind is Kind.UNDO else None
+    return campaigns.step(
+        connection,
+        campaign.id,
+        State.COMPLETE_WITH_EXCEPTIONS if done.exceptions or nothing else State.COMPLETE,
+        reason_code=nothing.reason_code if nothing else None,
+        reason=nothing.reason if nothing else None,
+    )
 
 
 def _pausing(connection: Connection, campaign: Campaign, done: Progress, _rules: Rules) -> bool:

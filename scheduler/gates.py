@@ -7,9 +7,6 @@ from keywrap.rewrapping import Outcome
 from ledger.progress import Progress
 from workers.settings import Gates
 
-NOTHING_PUT_BACK = "nothing_put_back"
-"""The reason code of an undo that found no wrap to put back."""
-
 _MANY = 100
 """So many quarantined blobs and not one that opened are a wrong key's, not the blobs' fault."""
 
@@ -25,6 +22,12 @@ class Stop:
 
     reason_code: str
     reason: str
+
+
+NOTHING_PUT_BACK = Stop(
+    "nothing_put_back", "no blob has its wrap before beside it any more, so nothing was put back"
+)
+"""Of an undo: whoever rolls back must not take that for done."""
 
 
 def of_canary(counts: Mapping[Outcome, int], gates: Gates) -> Stop | None:
@@ -72,3 +75,8 @@ def of_run(done: Progress, gates: Gates) -> Stop | None:
                 "stays. resume goes on all the same",
             )
     return None
+
+
+def of_undo(done: Progress) -> Stop | None:
+    """Judge what an undo has come to in the end."""
+    return NOTHING_PUT_BACK if done.counts[Outcome.EXCLUDED] == done.decided > 0 else None

@@ -112,7 +112,7 @@ def silence(connection: Connection) -> str:
 
 def after(campaign: Campaign) -> str | None:
     """Return what to type once a campaign is finished; None: nothing."""
-    if campaign.reason_code == NOTHING_PUT_BACK:
+    if campaign.reason_code == NOTHING_PUT_BACK.reason_code:
         return f"rewrap blobs {campaign.id} --outcome excluded"
     if campaign.state is State.COMPLETE_WITH_EXCEPTIONS:
         return f"rewrap blobs {campaign.id} --outcome quarantined"

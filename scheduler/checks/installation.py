@@ -119,7 +119,8 @@ def _scheduler(ground: Ground) -> Finding:
     with ground.ledger.get().begin() as connection:
         silent = waits.silence(connection)
     if silent:
-        return unreachable("no_scheduler", f"no scheduler has ticked {silent}", "rewrap scheduler")
+        said = f"no scheduler has ticked {silent}"
+        return unreachable(waits.NO_SCHEDULER, said, "rewrap scheduler")
     return passed("a scheduler ticks")
 
 

@@ -1,8 +1,8 @@
 """Two crashes in a row: one run dies at one named step, the next at another, the third finishes."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from keywrap.filestore import FileStore
 from keywrap.objectstore import ObjectStore
 from keywrap.rewrapping import Goal, Outcome, Prove, Rewrapper, Selection
 from keywrap.stores import Store, Stored
-from tests.hostiles import assert_moved
+from tests.hostiles import WatchedStore, assert_moved
 from tests.worlds import KEK, KINDS, STEPS, SimulatedCrash, World, at, crash
 
 WRITTEN = "written"
@@ -22,39 +22,24 @@ BUCKET_KINDS = ("bare", "wrapped", "managed")
 """Those whose writes differ in a bucket: a creation, a replacement, and one within a KEK."""
 
 
-@dataclass
-class Dying:
-    """A store whose writer may die just after its write; all else is the real store's.
+class Dying(WatchedStore):
+    """A store whose writer may die just after its write.
 
     Attributes:
         written: called after each write.
     """
 
-    store: Store
-    written: Callable[[], None]
-
-    def check(self) -> None:
-        self.store.check()
-
-    def read(self, name: str, *, limit: int | None = None) -> Stored:
-        return self.store.read(name, limit=limit)
-
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        return self.store.read_range(name, start, length)
+    def __init__(self, store: Store, written: Callable[[], None]) -> None:
+        super().__init__(store)
+        self.written = written
 
     def create(self, name: str, data: bytes) -> None:
-        self.store.create(name, data)
+        super().create(name, data)
         self.written()
 
     def replace(self, name: str, data: bytes, expected: Stored) -> None:
-        self.store.replace(name, data, expected)
+        super().replace(name, data, expected)
         self.written()
-
-    def delete(self, name: str) -> None:
-        self.store.delete(name)
-
-    def names(self, prefix: str = "") -> Iterator[str]:
-        return self.store.names(prefix)
 
 
 def rewrapper_at(world: World, store: Store, moment: str) -> Rewrapper:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,16 @@ def work(yard: Yard, offer: Offer, body: Callable[[Work], Counts]) -> Counts:
     return under_lease(yard.runtime, offer.shard_id, offer.kind, body)
 
 
+def renewed(yard: Yard, offer: Offer) -> Callable[[], bool]:
+    """Return what tells whether the lease was renewed since."""
+
+    def ends() -> Any:
+        return yard.desk.rows("SELECT until FROM shard WHERE id = :id", id=offer.shard_id)
+
+    before = ends()
+    return lambda: bool(before < ends())
+
+
 def row(yard: Yard, offer: Offer) -> tuple[str, int, bool]:
     """Return the shard's state, its attempts, and whether its lease is over."""
     (found,) = yard.desk.rows(
@@ -59,14 +70,7 @@ def row(yard: Yard, offer: Offer) -> tuple[str, int, bool]:
 
 def test_a_lease_is_kept_for_as_long_as_the_work_moves_on(yard: Yard, offer: Offer) -> None:
     def body(work: Work) -> Counts:
-        renewed = yard.desk.rows("SELECT until FROM shard WHERE id = :id", id=offer.shard_id)
-        until(
-            lambda: (
-                renewed
-                < yard.desk.rows("SELECT until FROM shard WHERE id = :id", id=offer.shard_id)
-            ),
-            "renewed",
-        )
+        until(renewed(yard, offer), "renewed")
         work.moved()
         work.check()
         return {"rewrapped": 1}
@@ -123,15 +127,8 @@ def test_a_heart_goes_on_beating_when_the_ledger_is_back(
     monkeypatch.setattr("tasks.leases.shards.renew", failing)
 
     def body(work: Work) -> Counts:
-        before = yard.desk.rows("SELECT until FROM shard WHERE id = :id", id=offer.shard_id)
-        until(
-            lambda: (
-                not away
-                and before
-                < yard.desk.rows("SELECT until FROM shard WHERE id = :id", id=offer.shard_id)
-            ),
-            "renewed",
-        )
+        is_renewed = renewed(yard, offer)
+        until(lambda: not away and is_renewed(), "renewed")
         work.check()
         return {"rewrapped": 1}
 

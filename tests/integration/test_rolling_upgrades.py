@@ -14,8 +14,7 @@ from sqlalchemy import text
 from keywrap.rewrapping import Outcome, Result
 from ledger import schema, shards
 from ledger.connection import Ledger
-from ledger.states import Kind, ShardKind
-from tasks.celery_tasks import NAMES
+from ledger.states import Kind
 from tests.desks import TARGET, desk_of
 from tests.sites import ROOT
 
@@ -103,17 +102,6 @@ def test_what_a_worker_of_the_release_before_writes_and_reads_is_still_there(
         if had.get(name) != rule and name.partition(":")[0] in tables
     }
     assert not stricter, "an old worker may write what these refuse"
-
-
-def test_messages_keep_their_names_for_workers_of_both_releases() -> None:
-    assert NAMES == {
-        ShardKind.INVENTORY: "rewrap.inventory_shard",
-        ShardKind.REWRAP: "rewrap.rewrap_shard",
-        ShardKind.STRAGGLERS: "rewrap.straggler_shard",
-        ShardKind.VERIFY: "rewrap.verify_shard",
-        ShardKind.BACKUP: "rewrap.backup_shard",
-        ShardKind.MANIFEST: "rewrap.manifest_shard",
-    }
 
 
 def _run(ledger_url: str, folder: Path, *words: str) -> tuple[int, str]:

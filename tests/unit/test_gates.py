@@ -68,6 +68,22 @@ def test_a_run_stops_above_each_share_and_from_enough_blobs_on(
     assert run(**some) == reason_code
 
 
+@pytest.mark.parametrize(
+    ("some", "reason_code"),
+    [
+        ({}, None),
+        ({"excluded": 5}, "nothing_put_back"),
+        ({"excluded": 5, "rewrapped": 1}, None),
+        ({"excluded": 5, "current": 1}, None),
+    ],
+)
+def test_an_undo_that_found_nothing_to_put_back_is_no_success(
+    some: dict[str, int], reason_code: str | None
+) -> None:
+    stop = gates.of_undo(Progress(10, counts(**some), 0, {}, 0, None, 0))
+    assert (stop and stop.reason_code) == reason_code
+
+
 def test_what_stops_says_how_many_and_what_to_do() -> None:
     stopped = gates.of_canary(counts(quarantined=20, rewrapped=80), LIMITS)
     assert stopped is not None
