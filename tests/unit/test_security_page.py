@@ -1,7 +1,6 @@
 """Each attack that the page of security names is made by a test."""
 
 import ast
-import pickle
 import re
 from pathlib import Path
 
@@ -31,9 +30,13 @@ def test_a_named_test_exists(file: str, name: str) -> None:
 
 
 def test_a_pickle_in_a_message_is_not_opened() -> None:
-    message = pickle.dumps([["a shard"], {}, {}])
+    body = [["a shard"], {}, {}]
+    accepted = serialization.prepare_accept_content(SETTINGS["accept_content"])
 
+    def loads(name: str) -> object:
+        kind, encoding, data = serialization.dumps(body, name)
+        return serialization.loads(data, kind, encoding, accept=accepted)  # type: ignore[no-untyped-call]
+
+    assert loads("json") == body
     with pytest.raises(ContentDisallowed):
-        serialization.loads(  # type: ignore[no-untyped-call]
-            message, "application/x-python-serialize", "binary", accept=SETTINGS["accept_content"]
-        )
+        loads("pickle")

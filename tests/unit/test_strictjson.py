@@ -89,7 +89,8 @@ def test_a_sidecar_may_be_nested_as_deep_as_the_limit_and_no_deeper(
 ) -> None:
     def nested(levels: int) -> bytes:
         inner = levels - 1  # the sidecar itself is a level
-        return f'{{"x":{opening * inner}1{closing * inner}}}'.encode()
+        # More brackets beside it: few of them would be proof enough that nothing is too deep.
+        return f'{{"x":{opening * inner}1{closing * inner},"y":[[],[]]}}'.encode()
 
     read_object(nested(MAX_DEPTH))
     with pytest.raises(BadSidecarError) as caught:
