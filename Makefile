@@ -7,7 +7,7 @@ PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && 
 UV ?= $(firstword $(wildcard $(VENV)/bin/uv) uv)
 DEMO_ARGS ?=
 TEST_ARGS ?=
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
@@ -48,9 +48,12 @@ core: venv ## the tests of what a wrong move could come from take each branch of
 	cd '$(ROOT)' && '$(PY)' -m coverage run --data-file=.coverage -m pytest $(CORE_TESTS) </dev/null
 	cd '$(ROOT)' && '$(PY)' -m coverage report --data-file=.coverage
 
-mutants: venv ## which mutations of the core its tests do not see (half an hour)
+mutants: ## which mutations of the core its tests do not see (half an hour)
 	rm -rf '$(ROOT)/mutants'
-	cd '$(ROOT)' && '$(VENV)/bin/mutmut' run && '$(VENV)/bin/mutmut' results
+	'$(PYTHON)' -m venv '$(ROOT)/.venv-mutants'
+	'$(ROOT)/.venv-mutants/bin/python' -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r '$(ROOT)/requirements-mutants.lock'
+	cd '$(ROOT)' && .venv-mutants/bin/mutmut run && .venv-mutants/bin/mutmut results
 
 lint: venv ## style, types, and which room may import which
 	cd '$(ROOT)' && '$(VENV)/bin/ruff' check .
@@ -79,7 +82,9 @@ lock: ## write the lock files from pyproject.toml (needs uv; LOCK_ARGS=--upgrade
 	cd '$(ROOT)' && $(COMPILE) --group service -o requirements.lock
 	cd '$(ROOT)' && $(COMPILE) --group service --group traces --group embedded --group check \
 		--constraint requirements.lock -o requirements-dev.lock
-	@if grep -nE '://|^ *-[^-]|^ *--[^h]|@ |file:' '$(ROOT)/requirements.lock' '$(ROOT)/requirements-dev.lock'; then \
+	cd '$(ROOT)' && $(COMPILE) --group service --group traces --group embedded --group check --group mutants \
+		--constraint requirements-dev.lock -o requirements-mutants.lock
+	@if grep -nE '://|^ *-[^-]|^ *--[^h]|@ |file:' '$(ROOT)'/requirements*.lock; then \
 		echo "a lock file names a place, see above: it must name packages and hashes only" >&2; exit 1; fi
 
 # Configuration of this machine (mirrors, local wheels) must not leak into what everyone installs.

@@ -139,7 +139,9 @@ def test_code_that_breaks_the_rule_is_found(name: str) -> None:
     assert list(rule(ast.parse(wrong)))
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-dev.lock", "requirements-mutants.lock"]
+)
 def test_no_library_is_older_than_the_mend_of_a_known_hole(lock: str) -> None:
     pinned = dict(re.findall(r"^([a-z0-9-]+)==([0-9.]+)", (ROOT / lock).read_text(), re.MULTILINE))
     versions = {name: tuple(map(int, pinned[name].split("."))) for name in LEAST}
