@@ -70,7 +70,8 @@ soak: venv ## hours of storms and searches (SOAK_STATES=5000000 SOAK_KILLS="1000
 	cd '$(ROOT)' && for kills in $(SOAK_KILLS); do \
 		'$(PY)' -m tests.storm --kills $$kills --blobs 1000 $(if $(SOAK_SEED),--seed $(SOAK_SEED)) || exit 1; done
 	cd '$(ROOT)' && REWRAP_STORM=soak '$(PY)' -m pytest -s --timeout=0 tests/faults/test_node_storm.py \
-		tests/acceptance/test_kms_faults.py </dev/null
+		$(addprefix tests/acceptance/test_,kms_faults.py every_key.py s3_and_aws.py azure_and_google.py reencrypt.py) \
+		</dev/null
 	cd '$(ROOT)' && REWRAP_LOST_REPLIES=1000 '$(PY)' -m pytest tests/faults/test_lost_replies.py </dev/null
 	cd '$(ROOT)' && REWRAP_INTERLEAVINGS=1000 '$(PY)' -m pytest tests/integration/test_retire.py </dev/null
 	cd '$(ROOT)' && REWRAP_STATEFUL=$(SOAK_LIVES) '$(PY)' -m pytest -s --timeout=0 tests/integration/test_stateful.py </dev/null

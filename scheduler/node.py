@@ -55,7 +55,7 @@ class Node:
             self._owned.append(redis)
             self.servers.append(self._start_redis)
         flower = settings.flower
-        if not port_is_free(flower.port):
+        if flower.port and not port_is_free(flower.port):
             flower = msgspec.structs.replace(flower, port=free_port())
         self.settings = msgspec.structs.replace(
             settings, ledger=ledger, broker=broker, flower=flower
@@ -131,7 +131,8 @@ class Node:
             for name in _worker_names(self._workers)
         ]
         scheduler = service("scheduler", "scheduler", self._listening("scheduler", keyless))
-        return [scheduler, *workers, service("flower", "flower", flower)]
+        pages = [service("flower", "flower", flower)] if self.settings.flower.port else []
+        return [scheduler, *workers, *pages]
 
     def _listening(self, name: str, environment: Mapping[str, str]) -> dict[str, str]:
         """Say where a process serves its metrics."""

@@ -29,7 +29,7 @@ def node_at(
         site = CloudSite(server_directory / name, openbao, cloud.address, batch=40, canary=0)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", f"AKIA{secrets.token_hex(8).upper()}")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets.token_urlsafe(30))
-        nodes.append(Node(site))
+        nodes.append(Node(site, workers=2))
         return nodes[-1]
 
     yield make

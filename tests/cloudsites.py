@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote
 
 from embedded import OpenBao
-from embedded.places import free_port
 from keywrap.blobs import BusyBlobError, EncryptedBlobs
 from keywrap.config import open_keys, open_reader
 from keywrap.keys import KeyVersion
@@ -97,7 +96,7 @@ claim_s = 2
 scan_parts = 4
 
 [flower]
-port = {port}
+port = 0
 """
 
 
@@ -267,7 +266,6 @@ class CloudSite(Premises):
             every_scheme=schemes.configuration + more.toml,
             batch=batch,
             canary=canary,
-            port=free_port(),
         )
         super().__init__(directory, config, secret)
         self._keys = open_keys(load(str(self.config), self.environment).keywrap, self.environment)

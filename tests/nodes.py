@@ -46,7 +46,7 @@ class Node:
         workers: how many worker processes it starts.
     """
 
-    def __init__(self, site: Site, workers: int = 2) -> None:
+    def __init__(self, site: Site, workers: int = 1) -> None:
         self.site = site
         self.out = site.directory / "up.log"
         self._workers = workers
@@ -245,7 +245,7 @@ def road(openbao: OpenBao) -> Iterator[Road]:
 
 @pytest.fixture(scope="session")
 def _acceptance(new_site: Callable[..., Site], road: Road) -> Iterator[Node]:
-    node = Node(new_site("accept", address=road.address, batch=50))
+    node = Node(new_site("accept", address=road.address, batch=50, has_flower=True), workers=2)
     yield node
     node.close()
 
@@ -265,7 +265,7 @@ def _faulty(
     token = server_directory / "faulty.token"
     token.write_text(openbao.token)
     options = {"address": road.address, "batch": 20, "token": f'token_file = "{token}"'}
-    node = Node(new_site("faulty", **options))
+    node = Node(new_site("faulty", **options), workers=2)
     yield node
     node.close()
 

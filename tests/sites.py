@@ -183,6 +183,7 @@ class Site(Premises):
         batch: blobs that a worker takes through the steps at once.
         token: the line of the configuration that says where the token is.
         legacy_default: the line that says which key wraps blobs that name none.
+        has_flower: whether its node has Flower.
     """
 
     def __init__(
@@ -195,12 +196,13 @@ class Site(Premises):
         batch: int = 100,
         token: str = 'token_env = "BAO_TOKEN"',
         legacy_default: str = 'legacy_default = "env:BLOB_KEY"\n',
+        has_flower: bool = False,
     ) -> None:
         self.store = directory / "blobs"
         self.store.mkdir(parents=True)
         self.bao = bao
         self.kek = kek
-        self.flower_port = free_port()
+        self.flower_port = free_port() if has_flower else 0
         config = CONFIG.format(
             store=self.store.as_uri(),
             kek=kek,

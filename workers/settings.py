@@ -175,7 +175,7 @@ class Flower(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         address: on which address.
-        port: on which port.
+        port: on which port; 0: `rewrap up` starts none.
         url_prefix: the path that it is reached under, behind a proxy; empty: none.
         actions: whether campaigns may be started, paused, resumed and cancelled from its pages. No
             environment variable changes this.

@@ -54,10 +54,11 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     logs.configure(settings, os.environ, "up")
     node = Node(config, settings, workers or os.cpu_count() or 1)
     flower = node.settings.flower
-    prefix = f"/{flower.url_prefix.strip('/')}" if flower.url_prefix else ""
-    click.echo(
-        f"Flower: http://{flower.address}:{flower.port}{prefix}  sign-in: {node.sign_in_file}"
-    )
+    if flower.port:
+        prefix = f"/{flower.url_prefix.strip('/')}" if flower.url_prefix else ""
+        click.echo(
+            f"Flower: http://{flower.address}:{flower.port}{prefix}  sign-in: {node.sign_in_file}"
+        )
     for name, port in node.metrics_ports.items():
         click.echo(f"metrics of {name}: http://{settings.metrics.address}:{port}/metrics")
     click.echo(f"logs: {Path(settings.state_dir) / 'logs'}")
@@ -173,6 +174,13 @@ def flower(desk: Desk) -> None:
             next_command="set REWRAP_FLOWER_BASIC_AUTH=user:password, then: rewrap flower",
         )
     listen = settings.flower
+    if not listen.port:
+        raise DeskError(
+            "Flower does not start: `port = 0` in [flower] says that none is wanted",
+            exit_code=USAGE,
+            reason_code="no_port",
+            next_command="REWRAP_FLOWER_PORT=5555 rewrap flower",
+        )
     place = f"http://{listen.address}:{listen.port}"
     logger.info("Flower at %s", place, extra={"event": "flower_starting"})
     _exec(

@@ -25,7 +25,7 @@ def hook() -> Iterator[Receiver]:
 
 @pytest.fixture
 def node(new_site: Callable[..., Site], hook: Receiver) -> Iterator[Node]:
-    site = new_site("alerted")
+    site = new_site("alerted", has_flower=True)
     site.config.write_text(site.config.read_text() + TABLE.format(format="json"))
     site.environment["ALERT_URL"] = hook.url
     node = Node(site, workers=1)

@@ -10,16 +10,16 @@ from azure.storage.blob import ContainerClient
 
 from embedded import OpenBao
 from embedded.azurite import ACCOUNT, Azurite
-from embedded.places import free_port
 from keywrap.keys import KeyVersion
 from keywrap.testing.gcs_server import GcsServer
 from scheduler import staging
 from scheduler.staging import Place, Staged
 from tests.nodes import Node, assert_balanced
+from tests.scale import many
 from tests.sites import Premises, campaign_in
 
-BLOBS = 150
-MORE = "[workers]\nlease_s = 3\nbatch = 50\n[scheduler]\ntick_s = 0.2\n[flower]\nport = {port}\n"
+BLOBS = many(60, 150)
+MORE = "[workers]\nlease_s = 3\nbatch = 50\n[scheduler]\ntick_s = 0.2\n[flower]\nport = 0\n"
 SECRETS = ("BLOB_KEY", "BLOB_WRAP_KEY", "BAO_TOKEN", "AZURITE_KEY")
 
 
@@ -50,7 +50,7 @@ def node_on(
         for variable, value in {**place.environment, **kek.environment}.items():
             monkeypatch.setenv(variable, value)  # `stage` sets them; here they are put back
         config = directory / "rewrap.toml"
-        staged = staging.stage(config, place, kek, {}, MORE.format(port=free_port()))
+        staged = staging.stage(config, place, kek, {}, MORE)
         secrets = {n: staged.environment[n] for n in SECRETS if n in staged.environment}
         site: Any = Premises(directory, config.read_text(), secrets)
         nodes.append(Node(site))

@@ -148,6 +148,16 @@ CASES = {
         words=("flower",),
         environment=(("REWRAP_LEDGER_URL", "empty"), ("REWRAP_BROKER_URL", "redis")),
     ),
+    "Flower has no port": Case(
+        "none is wanted",
+        reason_code="no_port",
+        words=("flower",),
+        environment=(
+            ("REWRAP_LEDGER_URL", "empty"),
+            ("REWRAP_BROKER_URL", "redis"),
+            ("REWRAP_FLOWER_BASIC_AUTH", "operator:never-asked-for"),
+        ),
+    ),
     "the command is unknown": Case("No such command", reason_code="usage", words=("strat",)),
     "an option is unknown": Case(
         "No such option", reason_code="usage", words=("status", "--wach"), with_json=True

@@ -24,9 +24,10 @@ from tests.cloudsites import Cloud, CloudSite, MoreKeys
 from tests.hsms import HsmKey, HsmToken, make_key
 from tests.nodes import Node, assert_balanced
 from tests.plaincontents import open_content
+from tests.scale import many
 from tests.sites import ROOT, campaign_in, run
 
-BLOBS = 1000
+BLOBS = many(250, 1000)
 FOLDERS = ("bao/", "hsm/", "aws/")
 ENTROPY = "entropy of the old application"
 

@@ -79,7 +79,9 @@ class Window:
 @pytest.fixture(scope="module")
 def node(new_site: Callable[..., Site], road: Road, openbao: Any) -> Iterator[Node]:
     """A node of its own, with Flower under a prefix and its actions on."""
-    site = new_site("browser", address=road.address, batch=10, token='token_file = "/dev/null"')
+    site = new_site(
+        "browser", address=road.address, batch=10, token='token_file = "/dev/null"', has_flower=True
+    )
     token = site.directory / "token"
     token.write_text(openbao.token)
     config = site.config.read_text().replace('"/dev/null"', f'"{token}"')

@@ -25,7 +25,7 @@ NAME = re.compile(r"\brewrap_[a-z0-9_]+")
 
 @pytest.fixture(scope="module")
 def node(new_site: Callable[..., Site]) -> Iterator[Node]:
-    site = new_site("metrics", batch=20)
+    site = new_site("metrics", batch=20, has_flower=True)
     text = site.config.read_text()
     text += f'\n[keys.local.spare]\nfile = "{site.directory / "spare.key"}"\n'
     text += f'\n[pace.keys."hcvault://transit/{site.kek}"]\nrequests_per_s = 500\n'

@@ -13,10 +13,11 @@ from embedded import OpenBao
 from tests.cloudsites import Cloud, CloudSite, LiveWriter
 from tests.nodes import Node, assert_balanced, decided, until
 from tests.plaincontents import open_content
+from tests.scale import many
 from tests.sites import Ran, Site, campaign_in
 
-BLOBS = 240
-IN_S3 = 120
+BLOBS = many(120, 240)
+IN_S3 = many(60, 120)
 GENERATION = 32
 DAY_S = 86_400
 CONTENT = ".blob"
@@ -25,7 +26,7 @@ LIVE = 8
 
 @pytest.fixture
 def node(new_site: Callable[..., Site]) -> Iterator[Node]:
-    node = Node(new_site("reencrypt", batch=50))
+    node = Node(new_site("reencrypt", batch=50), workers=2)
     node.start()
     yield node
     node.close()
@@ -42,7 +43,7 @@ def node_in_s3(
     server_directory: Path, openbao: OpenBao, cloud: Cloud, request: pytest.FixtureRequest
 ) -> Iterator[Node]:
     name = request.node.name[5:22].replace("_", "-").strip("-")
-    node = Node(CloudSite(server_directory / f"re-{name}", openbao, cloud.address))
+    node = Node(CloudSite(server_directory / f"re-{name}", openbao, cloud.address), workers=2)
     cloud.s3.create_bucket(node.site.bucket)
     yield node
     node.close()

@@ -24,7 +24,7 @@ NEEDED_S = 0.5
 def node(new_site: Callable[..., Site]) -> Iterator[Node]:
     site = new_site("under-load", batch=50)
     site.control(AGE_S)
-    node = Node(site)
+    node = Node(site, workers=2)
     node.start()
     yield node
     node.close()

@@ -11,10 +11,11 @@ from botocore.exceptions import ClientError
 from embedded import OpenBao
 from tests.cloudsites import Cloud, CloudSite
 from tests.nodes import Node, assert_balanced
+from tests.scale import many
 from tests.sites import Ran, campaign_in
 
-EVERY_SCHEME = 500
-MOVED_ON = 150
+EVERY_SCHEME = many(150, 500)
+MOVED_ON = many(60, 150)
 AWS_COUNTED = ("Encrypt", "Decrypt", "ReEncrypt", "GenerateDataKey")
 
 
