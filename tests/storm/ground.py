@@ -1,13 +1,13 @@
 """Where a storm rages: a folder of legacy blobs, a key file, and what everybody must find there."""
 
+import ctypes
 import json
-import mmap
 import random
 import secrets
-import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
 from typing import Self
 
@@ -20,21 +20,14 @@ from keywrap.reading import SidecarReader
 from keywrap.testing.legacy import LegacyBlobs
 from tests.storm.plainreader import PlainFiles
 
-_NUMBER = struct.Struct("<q")
+Board = ctypes.Array[ctypes.c_int64]
+"""Numbers that processes share. Each is stored at once: whoever reads sees no half of it, and a
+SIGKILL leaves none, as it may with what `struct` packs into a `mmap`."""
 
 
-class Board:
-    """Numbers that processes share, and that a SIGKILL leaves as they are."""
-
-    def __init__(self, count: int) -> None:
-        self._map = mmap.mmap(-1, max(1, count) * _NUMBER.size)
-
-    def __getitem__(self, place: int) -> int:
-        number: int = _NUMBER.unpack_from(self._map, place * _NUMBER.size)[0]
-        return number
-
-    def __setitem__(self, place: int, number: int) -> None:
-        _NUMBER.pack_into(self._map, place * _NUMBER.size, number)
+def board(count: int) -> Board:
+    """Make a board of so many numbers, all 0."""
+    return RawArray(ctypes.c_int64, count)
 
 
 def config_of(folder: Path) -> KeywrapConfig:
@@ -96,7 +89,7 @@ class Ground:
         # What each was is kept beside them: the storm's own readers ask nobody.
         originals = {blob_id: legacy.original(blob_id).hex() for blob_id in ids}
         (folder / "originals.json").write_text(json.dumps(originals))
-        return cls(folder, config, environment, ids, Board(blobs), Board(blobs))
+        return cls(folder, config, environment, ids, board(blobs), board(blobs))
 
     def open(self) -> tuple[SidecarReader, KeyRing, EncryptedBlobs]:
         """Open store and keys anew, as a process does after its fork."""
