@@ -68,7 +68,7 @@ class Window:
         playwright.expect(self.page.locator("#rewrap-live")).to_have_text("Live", timeout=15_000)
 
     def picture(self, name: str) -> None:
-        if SCREENSHOTS and name:
+        if SCREENSHOTS:
             self.page.wait_for_timeout(800)  # bars glide
             self.page.screenshot(path=Path(SCREENSHOTS) / name, full_page=True)
 
@@ -103,15 +103,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def window(
-    browser: Any, node: Node, road: Road, request: pytest.FixtureRequest
-) -> Iterator[Window]:
-    """A window in which someone has signed in; in the scheme that the test asks for."""
+def window(browser: Any, node: Node, road: Road) -> Iterator[Window]:
+    """A window in which someone has signed in."""
     name, _, password = (node.site.state / "flower-sign-in").read_text().partition(":")
     base = f"http://127.0.0.1:{node.site.flower_port}"
     context = browser.new_context(
         http_credentials={"username": name, "password": password, "origin": base},
-        color_scheme=getattr(request, "param", "light"),
+        color_scheme="light",
         viewport={"width": 1360, "height": 900},
     )
     window = Window(context.new_page(), f"{base}/{PREFIX}")
@@ -122,24 +120,25 @@ def window(
     assert window.wrong == []
 
 
-@pytest.mark.parametrize("window", ["dark", "light"], indirect=True)
 def test_an_operator_watches_a_campaign_opens_its_failures_pauses_and_resumes_it(
-    node: Node, window: Window, road: Road, request: pytest.FixtureRequest
+    node: Node, window: Window, road: Road
 ) -> None:
-    scheme = request.node.callspec.params["window"]
-    folder, page = scheme[0], window.page
-    node.site.make(600, f"{folder}/")
-    spoil(node.site, folder)
+    page = window.page
+    node.site.make(600, "w/")
+    spoil(node.site, "w")
     road.delay_s = 0.3
-    ran = node.site.rewrap("start", "migrate", "--prefix", f"{folder}/", "--yes")
+    ran = node.site.rewrap("start", "migrate", "--prefix", "w/", "--yes")
     campaign = campaign_in(ran.out)
     row = f'tr[data-campaign="{campaign}"]'
     window.open("/campaigns")
-    assert page.evaluate("document.documentElement.dataset.bsTheme") == scheme
+    assert theme(window) == "light"
     window.expect(f"{row} [data-f=state]").to_have_text("running", timeout=60_000)
     first = watch(window, row)
     window.expect(f"{row} [data-f=pace]").to_contain_text(" of 400 requests/s")
-    window.picture("flower-campaigns.png" if scheme == "light" else "")
+    window.picture("flower-campaigns.png")
+    page.emulate_media(color_scheme="dark")
+    window.open("/campaigns")
+    assert theme(window) == "dark"
     page.click(f"{row} [data-link]")
     window.live()
     assert bar(window, "#rewrap-page") >= first
@@ -165,7 +164,13 @@ def test_an_operator_watches_a_campaign_opens_its_failures_pauses_and_resumes_it
     window.expect("[data-action=pause]").to_be_hidden()
     window.expect("svg.rewrap-plot polyline").to_be_visible()
     assert page.locator('[data-table="census"] tr').count() >= 3
-    window.picture("flower-campaign-dark.png" if scheme == "dark" else "")
+    window.picture("flower-campaign-dark.png")
+
+
+def theme(window: Window) -> str:
+    """Return which of Flower's themes is shown."""
+    shown: str = window.page.evaluate("document.documentElement.dataset.bsTheme")
+    return shown
 
 
 def watch(window: Window, row: str) -> float:
