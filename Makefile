@@ -40,7 +40,8 @@ venv: $(VENV)/.stamp ## install the locked packages and `.venv/bin/rewrap`
 demo: venv ## the whole story on embedded services (DEMO_ARGS="--blobs 1000")
 	'$(VENV)/bin/rewrap' demo $(DEMO_ARGS)
 
-test: lint $(if $(TEST_ARGS),,core) ## lint, the core's branches, then all tests (TEST_ARGS="-k name")
+test: venv ## lint, the core's branches, then all tests (TEST_ARGS="-k name")
+	+$(MAKE) -C '$(ROOT)' --no-print-directory --jobs=$(TEST_PROCESSES) lint $(if $(TEST_ARGS),,core)
 	cd '$(ROOT)' && '$(PY)' -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile \
 		--no-loadscope-reorder $(or $(TEST_ARGS),$(addprefix --ignore=,$(CORE_TESTS))) </dev/null
 
