@@ -8,8 +8,6 @@ import secrets
 from pathlib import Path
 from typing import Any, Self
 
-import requests
-
 from embedded import wheels
 from embedded.errors import EmbeddedError
 from embedded.launching import Program
@@ -88,7 +86,8 @@ class OpenBao:
         Raises:
             EmbeddedError: OpenBao does not answer, or refuses.
         """
-        from hvac.exceptions import VaultError  # noqa: PLC0415 - see `_client`
+        import requests  # noqa: PLC0415 - see `_client`
+        from hvac.exceptions import VaultError  # noqa: PLC0415 - likewise
 
         client = self._client()
         try:
@@ -133,7 +132,8 @@ class OpenBao:
         return last if port_is_free(last) and port_is_free(last + 1) else free_port()
 
     def _answers(self) -> bool:
-        from hvac.exceptions import VaultError  # noqa: PLC0415 - see `_client`
+        import requests  # noqa: PLC0415 - see `_client`
+        from hvac.exceptions import VaultError  # noqa: PLC0415 - likewise
 
         try:
             return bool(self._client().is_authenticated())

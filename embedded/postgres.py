@@ -14,9 +14,6 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-import psycopg
-from psycopg import errors, sql
-
 from embedded import account, wheels
 from embedded.errors import EmbeddedError
 from embedded.launching import Program, minimal_environment
@@ -99,6 +96,9 @@ class Postgres:
         Returns:
             Its URL, the same after every restart.
         """
+        import psycopg  # noqa: PLC0415 - most commands only ask where a server would be
+        from psycopg import errors, sql  # noqa: PLC0415 - likewise
+
         known = "SELECT FROM pg_database WHERE datname = %s"
         create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database))
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -175,6 +175,8 @@ class Postgres:
                 (self._sockets / f".s.PGSQL.{_PORT}.lock").unlink(missing_ok=True)
 
     def _answers(self) -> bool:
+        import psycopg  # noqa: PLC0415 - as above
+
         try:
             with psycopg.connect(self.url, connect_timeout=2):
                 return True

@@ -224,21 +224,20 @@ def blobs(
         yield Decided(**row)
 
 
-def beat(connection: Connection, name: str) -> None:
-    """Note that a process is alive."""
+def beat(connection: Connection) -> None:
+    """Note that a scheduler is alive."""
     connection.execute(
         text(
-            "INSERT INTO heartbeat (name, at) VALUES (:name, clock_timestamp())"
+            "INSERT INTO heartbeat (name, at) VALUES ('scheduler', clock_timestamp())"
             " ON CONFLICT (name) DO UPDATE SET at = excluded.at"
-        ),
-        {"name": name},
+        )
     )
 
 
-def last_beat(connection: Connection, name: str) -> datetime | None:
-    """Return when a process was last alive, by the database's clock."""
+def last_beat(connection: Connection) -> datetime | None:
+    """Return when a scheduler was last alive, by the database's clock."""
     at: datetime | None = connection.scalar(
-        text("SELECT at FROM heartbeat WHERE name = :name"), {"name": name}
+        text("SELECT at FROM heartbeat WHERE name = 'scheduler'")
     )
     return at
 

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 import tenacity
 from sqlalchemy import Connection, text
 
+from ledger import HEAD
 from ledger.connection import Ledger, LedgerBusyError, LedgerNotReadyError, waiting_briefly
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 # Alembic is imported where a schema is changed: it takes longer than most commands do.
-
-HEAD = "0015"
-"""The newest migration in `alembic/versions`."""
 
 _MIGRATIONS = Path(__file__).parent.parent / "alembic"
 _LOCK = 0x7277_0002

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from keywrap.rewrapping import Outcome, Result
-from ledger import blocking, campaigns, queues
+from ledger import blocking, campaigns, serving
 from ledger.campaigns import Campaign
 from ledger.queues import QUEUE
 from ledger.states import OPENING, WORKING, ShardKind
@@ -210,7 +210,7 @@ def claim(
     if row is None:
         return None
     if row.lapsed:
-        queues.wake(connection, row.campaign_id, row.queue)
+        serving.wake(connection, row.campaign_id, row.queue)
     campaign = campaigns.get(connection, row.campaign_id)
     assert campaign is not None  # noqa: S101 - a foreign key
     scan = row.part, row.parts

@@ -7,9 +7,7 @@ import sys
 
 import click
 
-from scheduler import words
 from scheduler.commands import rewrap
-from scheduler.desk import USAGE
 
 logger = logging.getLogger(__name__)
 
@@ -29,18 +27,24 @@ def main(arguments: list[str] | None = None) -> int:
         return _usage(error)
     except click.Abort:
         return _INTERRUPTED
-    except words.KNOWN as error:
-        return _say(str(error), *words.of(error))
     except (BrokenPipeError, SystemExit) as left:  # click exits by itself where a pipe is closed
         if isinstance(left, SystemExit) and not left.code:  # and after it has completed a word
             return 0
         # Whoever read our output has enough; nothing else was cut off by it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
+    except Exception as error:
+        from scheduler import words  # noqa: PLC0415 - it knows every room, for what rarely happens
+
+        if not isinstance(error, words.KNOWN):
+            raise
+        return _say(str(error), *words.of(error))
     return done if isinstance(done, int) else 0
 
 
 def _usage(error: click.ClickException) -> int:
+    from scheduler.desk import USAGE  # noqa: PLC0415 - --help and --version do without a desk
+
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return USAGE

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from keywrap.rewrapping import Outcome, Prove
-from ledger import backups, campaigns, progress, queues, samples, shards, wishes
+from ledger import backups, campaigns, progress, samples, serving, shards, wishes
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
@@ -98,7 +98,7 @@ def _begin(connection: Connection, campaign: Campaign, rules: Rules) -> bool:
 
 
 def _canary(connection: Connection, campaign: Campaign, done: Progress, rules: Rules) -> bool:
-    if not _all_done(done, ShardKind.VERIFY) and not queues.any_canary_is_back(
+    if not _all_done(done, ShardKind.VERIFY) and not serving.any_canary_is_back(
         connection, campaign.id
     ):
         return False  # one of a queue without hosts holds up nobody but that queue

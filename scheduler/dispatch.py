@@ -38,7 +38,6 @@ from workers.windows import ALWAYS
 logger = logging.getLogger(__name__)
 
 TICK_LOCK = 0x7277_0003
-HEARTBEAT = "scheduler"
 
 _OFFERS_IN: dict[State, tuple[ShardKind, ...]] = {
     # Not what is to be rewrapped: it waits for the backup and the canary.
@@ -88,7 +87,7 @@ class Dispatcher:
 
     def _tick(self) -> bool:
         with self._ledger.begin() as connection:
-            progress.beat(connection, HEARTBEAT)
+            progress.beat(connection)
             shards.take_back(connection)
             for campaign_id in exhaustion.give_up(connection, self._settings.max_attempts):
                 campaigns.step(

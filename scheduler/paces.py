@@ -3,10 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from ledger.campaigns import Campaign
-from workers import pacing
 from workers.settings import Settings
 
 
@@ -17,6 +14,10 @@ def of(settings: Settings, campaign: Campaign) -> Mapping[str, Any] | None:
         return None
     if settings.pace.ceiling(target.key) is None and campaign.max_rate is None:
         return None
+    from redis.exceptions import RedisError  # noqa: PLC0415 - slow to load, and most are not paced
+
+    from workers import pacing  # noqa: PLC0415 - likewise
+
     try:
         with pacing.connect(settings.broker.url) as client:
             return pacing.read(client, settings.pace, target.key, campaign.max_rate)

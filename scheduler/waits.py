@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ledger import approvals, progress, queues
+from ledger import approvals, progress, serving
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.queues import QUEUE
 from ledger.states import MOVING, WORKING, State
-from scheduler.dispatch import HEARTBEAT
 from scheduler.gates import NOTHING_PUT_BACK
 from workers.windows import ALWAYS, Calendar
 
@@ -48,7 +47,7 @@ def why(
 
 def _idle(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
     """Say why a campaign that may run does not, if so."""
-    queued = queues.unserved(connection, campaign.id) if done.unclaimed else {}
+    queued = serving.unserved(connection, campaign.id) if done.unclaimed else {}
     idle = [queue for queue, is_idle in queued.items() if is_idle]
     is_probed = QUEUE in queued or len(idle) < len(queued)
     if campaign.state is State.BLOCKED and (is_probed or not idle):
@@ -103,7 +102,7 @@ def _nobody(idle: list[str]) -> Wait:
 
 def silence(connection: Connection) -> str:
     """Say how long no scheduler has ticked; empty where one has lately."""
-    at: datetime | None = progress.last_beat(connection, HEARTBEAT)
+    at: datetime | None = progress.last_beat(connection)
     if at is None:
         return "yet"
     silent = progress.now(connection) - at

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from keywrap.backups.vault import Vault
 from keywrap.keyring import KeyRing
@@ -22,28 +21,18 @@ Progress = Callable[[int, int], None]
 """Told how many blobs of how many are decided."""
 
 
-class Pacing(Protocol):
-    """Paces the requests to key services, over all workers."""
+class Pacing:
+    """Paces the requests to key services, over all workers. This one paces none."""
 
     def work_for(self, campaign_id: int, max_rate: float | None) -> None:
         """Let a campaign's own ceiling hold, in requests a second; None: it has none."""
 
     def batch(self, most: int) -> int:
         """Return how many blobs to read at once, so that what is read does not wait long."""
-
-
-class Unpaced:
-    """Paces nothing."""
-
-    def work_for(self, campaign_id: int, max_rate: float | None) -> None:
-        """Hold nothing."""
-
-    def batch(self, most: int) -> int:
-        """Return as many as may be."""
         return most
 
 
-UNPACED = Unpaced()
+UNPACED = Pacing()
 
 
 @dataclass(frozen=True, slots=True)

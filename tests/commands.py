@@ -4,6 +4,7 @@ Each command is a process of its own with its own environment, folder and output
 the second that Python takes to import the service. `tests.sites.run` starts one from nothing.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
+
+_LOADED_WHEN_USED = (
+    "hvac",
+    "scheduler.loop",
+    "scheduler.node",
+    "scheduler.watching",
+    "scheduler.words",
+    "sqlalchemy.dialects.postgresql.psycopg",
+)
+"""What most commands import when they come to it: each child would again."""
 
 
 class Terminal:
@@ -77,8 +88,10 @@ def _serve() -> None:
     from scheduler.__main__ import main  # noqa: PLC0415 - what is paid for once
     from scheduler.commands import rewrap  # noqa: PLC0415 - likewise
 
-    for name in rewrap.list_commands(click.Context(rewrap)):
-        rewrap.get_command(click.Context(rewrap), name)
+    for name in rewrap.commands:
+        rewrap.resolve_command(click.Context(rewrap), [name])
+    for module in _LOADED_WHEN_USED:
+        importlib.import_module(module)
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

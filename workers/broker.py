@@ -3,12 +3,6 @@
 import re
 from collections.abc import Mapping
 
-from kombu.connection import Connection
-from kombu.exceptions import OperationalError
-from kombu.utils.scheduling import round_robin_cycle
-
-from ledger.queues import is_urgent
-
 _MENDED = {
     "redis_version": {(6, 2): 20, (7, 2): 11, (7, 4): 6, (8, 0): 4, (8, 2): 2},
     "valkey_version": {(7, 2): 11, (8, 0): 6, (8, 1): 4},
@@ -24,15 +18,6 @@ class BrokerUnavailableError(Exception):
     """The broker does not take messages. Offers lapse and are made again."""
 
 
-class UrgentFirst(round_robin_cycle):
-    """The order in which a worker looks into its queues: urgent ones first, the others in turn."""
-
-    def consume(self, n: int) -> list[str]:
-        """Return the first `n` queues to look into."""
-        first: list[str] = super().consume(n)  # type: ignore[no-untyped-call]
-        return sorted(first, key=lambda queue: not is_urgent(queue))
-
-
 def greet(url: str) -> str | None:
     """See that the broker answers.
 
@@ -45,6 +30,10 @@ def greet(url: str) -> str | None:
     Raises:
         BrokerUnavailableError: it does not answer.
     """
+    # Here, since many need but the error: kombu takes a while to load.
+    from kombu.connection import Connection  # noqa: PLC0415
+    from kombu.exceptions import OperationalError  # noqa: PLC0415
+
     try:
         with Connection(url, transport_options=_OPTIONS) as broker:  # type: ignore[no-untyped-call]
             broker.ensure_connection(max_retries=1, timeout=_CONNECT_S)

@@ -4,7 +4,19 @@ Postgres leases drive the work and the broker carries hints, so a message that i
 delivered twice costs nothing but time. That decides most of what follows.
 """
 
-from ledger.queues import QUEUE
+from kombu.utils.scheduling import round_robin_cycle
+
+from ledger.queues import QUEUE, is_urgent
+
+
+class UrgentFirst(round_robin_cycle):
+    """The order in which a worker looks into its queues: urgent ones first, the others in turn."""
+
+    def consume(self, n: int) -> list[str]:
+        """Return the first `n` queues to look into."""
+        first: list[str] = super().consume(n)  # type: ignore[no-untyped-call]
+        return sorted(first, key=lambda queue: not is_urgent(queue))
+
 
 SETTINGS: dict[str, object] = {
     # JSON only: a pickle in a message runs code.
@@ -26,7 +38,7 @@ SETTINGS: dict[str, object] = {
     "broker_connection_max_retries": None,
     "broker_transport_options": {
         # Urgent queues first; the others in turn.
-        "queue_order_strategy": "workers.broker:UrgentFirst",
+        "queue_order_strategy": "workers.celery_settings:UrgentFirst",
         "visibility_timeout": 600,
         "socket_timeout": 10,
         "socket_connect_timeout": 3,

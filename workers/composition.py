@@ -16,9 +16,9 @@ from keywrap.tables.store import StoreConfig, open_store
 from keywrap.threads import StoreThreads
 from ledger.connection import Ledger
 from ledger.queues import QUEUE, QueueOf
+from tasks import runtime
 from tasks.metering import UNMETERED, Meter
-from tasks.runtime import UNPACED, Runtime, Unpaced
-from workers.pacing import Pacing, connect, lender
+from tasks.runtime import UNPACED, Runtime
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -80,11 +80,14 @@ def vault_of(settings: Settings) -> Vault:
     return Vault(store, config.url, settings.backup.recipients)
 
 
-def _pacing(settings: Settings, keys: KeyRing) -> Pacing | Unpaced:
+def _pacing(settings: Settings, keys: KeyRing) -> runtime.Pacing:
     if not settings.broker.url:  # no worker: whoever composes this asks for no more than it can
         return UNPACED
+    from workers import pacing  # noqa: PLC0415 - most who compose a part of this use no Redis
+
     try:
-        return Pacing(settings.pace, keys, lender(connect(settings.broker.url)))
+        lend = pacing.lender(pacing.connect(settings.broker.url))
+        return pacing.Pacing(settings.pace, keys, lend)
     except ValueError as error:
         if settings.pace.keys:
             raise ConfigError("[pace]", f"its buckets lie in the broker: {error}") from None

@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from keywrap.keyring import KeyRing
 from keywrap.pacing import Paced
+from tasks import runtime
 from workers.pace_table import Pace
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,7 @@ class Bucket:
         return None
 
 
-class Pacing:
+class Pacing(runtime.Pacing):
     """The buckets of one process: one for each KEK with a quota, and the campaign's at work.
 
     Args:

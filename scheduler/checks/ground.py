@@ -14,7 +14,7 @@ from ledger.connection import Ledger
 from ledger.states import Kind
 from scheduler.checks.check import Needed
 from scheduler.desk import UNREACHABLE, Desk, DeskError
-from workers import broker, inspection
+from workers import broker
 from workers.settings import Settings
 
 SAMPLE = 20
@@ -86,6 +86,8 @@ class Ground:
 
     def _ask_workers(self) -> Mapping[str, list[str]]:
         self.broker.get()
+        from workers import inspection  # noqa: PLC0415 - Celery: no other check needs it
+
         return inspection.served_queues(self.settings.broker.url)
 
     def _open_store(self) -> Store:

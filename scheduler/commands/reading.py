@@ -7,7 +7,7 @@ import click
 
 from keywrap.rewrapping import Outcome
 from ledger import campaigns, progress
-from scheduler import paces, showing, waits, watching
+from scheduler import paces, showing, waits
 from scheduler.desk import Desk
 from scheduler.status import Status
 from scheduler.status import read as read_status
@@ -62,6 +62,8 @@ def status(desk: Desk, campaign: int | None, *, watch: bool, as_json: bool) -> N
 
 
 def _watch(desk: Desk, campaign: int | None, *, as_json: bool) -> None:
+    from scheduler import watching  # noqa: PLC0415 - it asks the broker, which is slow to load
+
     try:
         last = watching.watch(desk, campaign, status_of, showing.is_over, as_json=as_json)
     except KeyboardInterrupt:

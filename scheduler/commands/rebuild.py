@@ -8,9 +8,9 @@ import click
 
 from keywrap.audithead import NAME as HEAD_NAME
 from keywrap.keys import LEGACY_PROVIDERS
-from ledger import dropping, schema
+from ledger import HEAD, dropping, schema
 from scheduler import showing
-from scheduler.commands.reading import as_json, status_of
+from scheduler.commands.reading import CAMPAIGN_ID, as_json, status_of
 from scheduler.commands.starting import confirm, yes
 from scheduler.desk import DONE, Desk
 from scheduler.rebuilding import Rebuilding
@@ -43,11 +43,11 @@ def migrate(desk: Desk) -> None:
         schema.upgrade(opened)
     finally:
         opened.close()
-    click.echo(f"the ledger's schema is {schema.HEAD}")
+    click.echo(f"the ledger's schema is {HEAD}")
 
 
 @ledger.command()
-@click.argument("campaign", type=int)
+@click.argument("campaign", type=CAMPAIGN_ID)
 @yes
 @click.pass_obj
 def drop(desk: Desk, campaign: int, *, yes: bool) -> int:

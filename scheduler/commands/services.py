@@ -9,15 +9,12 @@ import click
 
 from keywrap.config import open_keys, open_reader
 from ledger.queues import urgent
-from scheduler import loop
 from scheduler.desk import UNREACHABLE, USAGE, Desk, DeskError
-from scheduler.node import Node
 from scheduler.stopping import Stop
-from scheduler.supervisor import supervise
 from workers import broker, logs
-from workers.composition import compose, strange_queues
-from workers.exposition import CannotListenError, require_free
 from workers.settings import DEFAULT_PATH, Settings, load
+
+# Celery, the clients of Redis and HTTP: each command imports what its process needs of them.
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _FLOWER_CONF = _ROOT / "scheduler" / "pages" / "flower_conf.py"
@@ -43,6 +40,9 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
 
     Example: rewrap up --workers 2
     """
+    from scheduler.node import Node  # noqa: PLC0415 - see above
+    from scheduler.supervisor import supervise  # noqa: PLC0415
+
     stop = Stop()
     stop.on_signals()
     desk = _in_directory(desk, directory)
@@ -89,7 +89,10 @@ def scheduler(desk: Desk, metrics_port: int | None) -> None:
     Example: rewrap scheduler --metrics-port 9310
     """
     _listen(desk, "REWRAP_METRICS_PORT", metrics_port)
-    loop.run(_served(desk, "scheduler"))
+    settings = _served(desk, "scheduler")
+    from scheduler import loop  # noqa: PLC0415 - see above
+
+    loop.run(settings)
 
 
 def _listen(desk: Desk, variable: str, port: int | None) -> None:
@@ -99,6 +102,8 @@ def _listen(desk: Desk, variable: str, port: int | None) -> None:
     os.environ[variable] = str(port)
     if not port:
         return
+    from workers.exposition import CannotListenError, require_free  # noqa: PLC0415 - see above
+
     try:
         require_free(desk.settings.metrics.address, port)
     except CannotListenError as error:
@@ -135,6 +140,8 @@ def worker(
         os.environ["REWRAP_WORKERS_QUEUES"] = queues  # for the processes of its pool, too
     _listen(desk, "REWRAP_METRICS_WORKER_PORT", metrics_port)
     settings = _served(desk, "worker")
+    from workers.composition import compose, strange_queues  # noqa: PLC0415 - see above
+
     compose(settings, lambda: False)  # wrong keys or stores are told now, not by the first task
     # Not refused: shards of a campaign may still wait in a queue that was renamed since.
     for queue in strange_queues(settings):

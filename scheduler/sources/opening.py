@@ -1,16 +1,19 @@
 """Which kind of list a place names."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from keywrap.config import StoreConfig
 from keywrap.endpoints import folder_of
-from scheduler.sources.bucket import BucketReport
 from scheduler.sources.folder import FolderReport
 from scheduler.sources.lists import READERS
 from scheduler.sources.manifest import read_manifest
 from scheduler.sources.report import read_names
 from scheduler.sources.source import Source, SourceError, SourceKind
+
+if TYPE_CHECKING:
+    from scheduler.sources.bucket import BucketReport
 
 
 def open_source(place: str, store: StoreConfig) -> Source:
@@ -70,7 +73,9 @@ def _open_report(place: str, store: StoreConfig, *, in_bucket: bool) -> Source:
     )
 
 
-def _in_bucket(place: str, store: StoreConfig) -> BucketReport:
+def _in_bucket(place: str, store: StoreConfig) -> "BucketReport":
+    from scheduler.sources.bucket import BucketReport  # noqa: PLC0415 - boto3 takes a while
+
     # As the AWS CLI reads such names: nothing is percent-encoded.
     bucket, _, key = place.removeprefix("s3://").partition("/")
     return BucketReport(bucket, key, store)

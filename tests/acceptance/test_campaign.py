@@ -165,6 +165,7 @@ def assert_droppable(site: Site, inventory: str) -> None:
     assert (ran.code, "[yes_wanted]" in ran.err) == (2, True), ran
     ran = site.rewrap("ledger", "drop", inventory, "--yes")
     assert (ran.code, f"next: rewrap status {inventory}" in ran.out) == (0, True), ran
+    assert site.rewrap("ledger", "drop", "99999999999", "--yes").code == 2
     for words in (("blobs", inventory), ("ledger", "drop", inventory, "--yes")):
         ran = site.rewrap(*words)
         assert (ran.code, "[lists_dropped]" in ran.err) == (4, True), ran

@@ -6,7 +6,6 @@ import pytest
 
 from ledger import progress
 from ledger.connection import Ledger
-from scheduler.dispatch import HEARTBEAT
 from tests.sites import Site
 from workers.settings import load
 
@@ -89,6 +88,6 @@ def test_a_probe_asks_the_ledger_and_the_scheduler(
     silent = site.rewrap("healthz", "--scheduler", "--json", **keyless)
     assert (silent.code, silent.document["reason_code"]) == (3, "no_scheduler")
     with ledger.begin() as connection:
-        progress.beat(connection, HEARTBEAT)
+        progress.beat(connection)
     ticking = site.rewrap("healthz", "--scheduler", **keyless)
     assert (ticking.code, ticking.out) == (0, "healthy\n")

@@ -351,11 +351,11 @@ def test_progress_counts_only_the_work_of_the_campaigns_kind(desk: Desk, campaig
 
 def test_a_heartbeat_is_by_the_clock_of_the_database(desk: Desk) -> None:
     with desk.ledger.begin() as connection:
-        assert progress.last_beat(connection, "scheduler") is None
-        progress.beat(connection, "scheduler")
-        first = progress.last_beat(connection, "scheduler")
-        progress.beat(connection, "scheduler")
-        second = progress.last_beat(connection, "scheduler")
+        assert progress.last_beat(connection) is None
+        progress.beat(connection)
+        first = progress.last_beat(connection)
+        progress.beat(connection)
+        second = progress.last_beat(connection)
         now = progress.now(connection)
     assert first is not None
     assert second is not None

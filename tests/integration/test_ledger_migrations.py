@@ -10,7 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from embedded import Postgres
-from ledger import schema
+from ledger import HEAD, schema
 from ledger.connection import Ledger
 from ledger.states import Kind, State
 from tests.desks import TARGET, Desk, desk_of
@@ -179,4 +179,4 @@ def test_an_upgrade_that_gets_no_lock_at_first_lets_go_and_tries_again(
 
 
 def test_the_newest_migration_is_the_one_that_this_code_expects() -> None:
-    assert ScriptDirectory.from_config(schema._config()).get_heads() == [schema.HEAD]
+    assert ScriptDirectory.from_config(schema._config()).get_heads() == [HEAD]

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from keywrap.rewrapping import Outcome, Result
-from ledger import schema, shards
+from ledger import HEAD, schema, shards
 from ledger.connection import Ledger
 from ledger.states import Kind
 from tests.desks import TARGET, desk_of
@@ -30,7 +30,7 @@ _CHECKS = text(
 
 
 def _previous() -> str:
-    newest = ScriptDirectory.from_config(schema._config()).get_revision(schema.HEAD)
+    newest = ScriptDirectory.from_config(schema._config()).get_revision(HEAD)
     assert newest is not None
     assert isinstance(newest.down_revision, str)
     return newest.down_revision
@@ -123,7 +123,7 @@ def test_ledger_migrate_brings_an_old_ledger_up_to_date_and_leaves_a_current_one
     _move(ledger, PREVIOUS)
     assert _run(ledger_url, tmp_path, "healthz")[0] == 3
     for _ in range(2):
-        said = f"the ledger's schema is {schema.HEAD}\n"
+        said = f"the ledger's schema is {HEAD}\n"
         assert _run(ledger_url, tmp_path, "ledger", "migrate") == (0, said)
     assert _run(ledger_url, tmp_path, "healthz") == (0, "healthy\n")
 

@@ -14,7 +14,7 @@ from scheduler import status, waits
 from scheduler.status import Status
 from scheduler.windows import forecast
 from tests.yards import Yard, only
-from workers.broker import UrgentFirst
+from workers.celery_settings import UrgentFirst
 from workers.windows import Windows
 
 NIGHT = "22:00-06:00 UTC"

@@ -3,13 +3,17 @@
 import inspect
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
 from keywrap import __version__
-from ledger.schema import HEAD
+from ledger import HEAD
+from scheduler import commands
 from scheduler.__main__ import main
 from scheduler.commands import rewrap
 
@@ -21,7 +25,7 @@ def _walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, 
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
-            found = command.get_command(context, name)
+            _, found, _ = command.resolve_command(context, [name])
             assert found is not None, name
             yield from _walk(found, (*path, name))
 
@@ -61,6 +65,47 @@ def test_it_tells_its_version_and_the_schema_that_it_wants(
 ) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"rewrap {__version__}, ledger schema {HEAD}\n"
+
+
+def test_the_list_of_commands_says_of_each_what_it_says_itself() -> None:
+    assert rewrap.commands.keys() == commands._PLACES.keys()
+    for name, listed in rewrap.commands.items():
+        said = " ".join((COMMANDS[f"rewrap {name}"].help or "").split())
+        assert said.startswith((listed.help or "?").removesuffix(".")), name
+
+
+def test_a_mistyped_command_is_answered_with_what_may_be_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["statsu"]) == 2
+    assert "'status'" in capsys.readouterr().err
+
+
+CLIENTS = {"boto3", "celery", "hvac", "kombu", "obstore", "psycopg", "pyarrow", "redis", "requests"}
+"""What only a command that opens a store, a key, the ledger or the broker has to load."""
+
+SLOW = CLIENTS | {"cryptography", "msgspec", "rich", "sqlalchemy", "structlog", "tenacity"}
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [("--version", SLOW), ("--help", SLOW), ("status --help", CLIENTS), ("up --help", CLIENTS)],
+)
+def test_nobody_waits_for_what_a_command_does_not_use(words: str, unused: set[str]) -> None:
+    code = (
+        "import sys; from scheduler.__main__ import main; main(sys.argv[1:])\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *words.split()],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {name.partition(".")[0] for name in ran.stderr.split()}
+    assert "click" in loaded
+    assert loaded & unused == set()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
