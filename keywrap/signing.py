@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from keywrap import newfile
+
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
@@ -102,16 +104,7 @@ class SigningKey:
         """
         key = Ed25519PrivateKey.generate()
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
-        try:
-            with os.fdopen(file, "wb") as output:
-                output.write(pem)
-                output.flush()
-                os.fsync(output.fileno())
-            _sync_folder(path)
-        except BaseException:
-            path.unlink(missing_ok=True)  # half a key must not pass for one
-            raise
+        newfile.create(path, pem, _MODE)
         return cls(key)
 
     @classmethod
@@ -175,13 +168,3 @@ def _check_private(path: Path, found: os.stat_result) -> None:
             f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, so others have access to the key",
             f"chmod 600 {path}",
         )
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # Windows opens no folders
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

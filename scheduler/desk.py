@@ -123,12 +123,7 @@ class Desk:
         with self.ledger.begin() as connection:
             campaign = campaigns.get(connection, campaign_id)
         if campaign is None:
-            raise DeskError(
-                f"there is no campaign {campaign_id}",
-                exit_code=USAGE,
-                reason_code="no_such_campaign",
-                next_command="rewrap status",
-            )
+            raise no_campaign(campaign_id)
         return campaign
 
     def listed_campaign(self, campaign_id: int) -> Campaign:
@@ -171,6 +166,16 @@ class Desk:
         except (BadKeyIdError, UnlistedKeyError) as error:
             listed = ", ".join(keys.uris())
             raise _bad_key(f"{error}; listed are: {listed}", "--to KEY") from error
+
+
+def no_campaign(campaign_id: int | None) -> DeskError:
+    """Say that there is no campaign of that id."""
+    return DeskError(
+        f"there is no campaign {campaign_id}; nothing was changed",
+        exit_code=USAGE,
+        reason_code="no_such_campaign",
+        next_command="rewrap status",
+    )
 
 
 def _bad_key(message: str, next_command: str) -> DeskError:

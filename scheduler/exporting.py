@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from keywrap import newfile
 from ledger.findings import Finding
 
 _FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem", "wrap_bytes")
@@ -51,11 +52,7 @@ def _replacing(file: Path) -> Iterator[BinaryIO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    newfile.sync_folder(target.parent)
 
 
 def _write_csv(output: BinaryIO, found: Iterator[Finding]) -> int:

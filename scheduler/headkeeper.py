@@ -106,6 +106,9 @@ class HeadKeeper(Beside):
         except AuditHeadError as error:
             trouble, code = f"{error}; next: {error.next_command}", error.reason_code
             refused = str(error)
+        except Exception as error:  # whatever it is: that no head is signed must be told
+            logger.exception("audit head", extra={"event": "audit_head_failed"})
+            trouble, code = f"{type(error).__name__}: see the log", "internal_error"
         self.trouble_code = code
         if trouble:
             self._next_at = time.monotonic() + self._settings.audit.head_every_s

@@ -17,9 +17,9 @@ from ledger.requests import Action, Asked
 from ledger.states import State
 from scheduler import words
 from scheduler.beside import Beside
-from scheduler.desk import REFUSED, UNREACHABLE, USAGE, Desk, DeskError
-from scheduler.showing import plain
+from scheduler.desk import REFUSED, UNREACHABLE, Desk, DeskError, no_campaign
 from scheduler.starts import Start, request_of
+from workers.plaintext import plain
 from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ _LOCK = 0x7277_0007
 """Advisory locks: one scheduler judges starts, and one judges everything else."""
 
 _LOOK_EVERY_S = 0.25
-_AGAIN_S = 2.0
 _GOOD_FOR_S = 300.0
 """What was asked for longer ago is not done any more: who asked has gone on to something else."""
 
@@ -50,24 +49,12 @@ class Judge(Beside):
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, actions: Collection[Action]) -> None:
-        super().__init__("requests")
+        super().__init__("requests", _LOOK_EVERY_S)
         self._ledger = ledger
         self._desk = Desk(None)
-        self._desk.__dict__ |= {"settings": settings, "ledger": ledger}
+        self._desk.settings, self._desk.ledger = settings, ledger
         self._actions = actions
         self._lock = next((_LOCKS[a] for a in actions if a in _LOCKS), _LOCK)
-
-    def _keep(self) -> None:
-        pause_s = _LOOK_EVERY_S
-        while not self._ended.wait(pause_s):
-            try:
-                self.look()
-                pause_s = _LOOK_EVERY_S
-            except (LedgerUnavailableError, LedgerNotReadyError):
-                pause_s = _AGAIN_S  # the tick says so
-            except Exception:  # whoever asks is answered, later
-                logger.exception("requests: trying again", extra={"event": "request_failed"})
-                pause_s = _AGAIN_S
 
     def look(self) -> int:
         """Answer what waits; return how much that was."""
@@ -134,12 +121,7 @@ class Judge(Beside):
         with self._ledger.begin() as connection:
             campaign = campaigns.get(connection, asked.campaign_id or 0)
             if campaign is None:
-                raise DeskError(
-                    f"there is no campaign {asked.campaign_id}; nothing was changed",
-                    exit_code=USAGE,
-                    reason_code="no_such_campaign",
-                    next_command="rewrap status",
-                )
+                raise no_campaign(asked.campaign_id)
             self._note(connection, asked, campaign.id, wish(connection, campaign))
 
     def _note(self, connection: Connection, asked: Asked, campaign_id: int, state: State) -> None:

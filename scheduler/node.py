@@ -1,6 +1,5 @@
 """One node: what `rewrap up` starts, and with which environment."""
 
-import fcntl
 import os
 import secrets
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from embedded.places import free_port, port_is_free
+from embedded import locks
+from embedded.places import free_port, port_is_free, write_private
 from embedded.postgres import Postgres
 from embedded.redis import Redis
 from scheduler.desk import DATABASE, REFUSED, DeskError
@@ -79,16 +79,14 @@ class Node:
         return chosen
 
     def _lock_state(self) -> int:
-        lock = os.open(self._state / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        lock = locks.take(self._state / "up.lock")
+        if lock is None:
             raise DeskError(
                 f"another `rewrap up` runs in {self._state}; nothing was started",
                 exit_code=REFUSED,
                 reason_code="already_up",
                 next_command="rewrap status",
-            ) from None
+            )
         return lock
 
     def _start_postgres(self) -> Postgres:
@@ -98,11 +96,9 @@ class Node:
         return Redis.start(self._state / "redis", supervised=True)
 
     def _sign_in(self) -> str:
-        file = self._state / "flower-sign-in"
-        if not file.exists():
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as output:
-                output.write(f"{_OPERATOR}:{secrets.token_urlsafe(18)}")
+        file = self.sign_in_file
+        if not (file.exists() and file.stat().st_size):
+            write_private(file, f"{_OPERATOR}:{secrets.token_urlsafe(18)}")
         return file.read_text(encoding="ascii")
 
     @property
@@ -115,11 +111,7 @@ class Node:
         logs = self._state / "logs"
         logs.mkdir(mode=0o700, exist_ok=True)
         everything = self._environment(os.environ)
-        # Only workers open wraps: nobody else gets the keys.
-        keyless = without_secrets(everything, self.settings)
-        hooks = secretvariables.of_webhooks(self.settings)
-        hookless = {name: value for name, value in everything.items() if name not in hooks}
-        flower = {name: value for name, value in keyless.items() if name not in hooks}
+        keyless, hookless, flower = environments(everything, self.settings)
         flower |= {"REWRAP_FLOWER_BASIC_AUTH": self.sign_in}
 
         def service(name: str, command: str, environment: Mapping[str, str]) -> Service:
@@ -162,7 +154,17 @@ def _worker_names(workers: int) -> list[str]:
     return [f"worker-{n}" for n in range(1, workers + 1)]
 
 
-def without_secrets(environment: Mapping[str, str], settings: Settings) -> dict[str, str]:
-    """Return an environment without the variables that hold keys and tokens."""
-    secret = secretvariables.names(settings)
-    return {name: value for name, value in environment.items() if name not in secret}
+def environments(
+    environment: Mapping[str, str], settings: Settings
+) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Return what of an environment the scheduler gets, what workers, and what Flower.
+
+    Only workers open wraps: nobody else gets the keys. Only the scheduler tells webhooks.
+    """
+    keys, hooks = secretvariables.names(settings), secretvariables.of_webhooks(settings)
+    stores = secretvariables.of_stores(settings)
+
+    def without(secret: set[str]) -> dict[str, str]:
+        return {name: value for name, value in environment.items() if name not in secret}
+
+    return without(keys), without(hooks), without(keys | hooks | stores)

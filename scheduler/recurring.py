@@ -113,24 +113,10 @@ class Recurring(Beside):
     """
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        super().__init__("schedules")
+        super().__init__("schedules", _LOOK_EVERY_S)
         self._ledger = ledger
         self._desk = Desk(None)
-        self._desk.__dict__ |= {"settings": settings, "ledger": ledger}
-        self._trouble = ""
-
-    def _keep(self) -> None:
-        while not self._ended.wait(_LOOK_EVERY_S):
-            trouble = ""
-            try:
-                self.look()
-            except (LedgerUnavailableError, LedgerNotReadyError) as error:
-                trouble = str(error)
-            if trouble and trouble != self._trouble:
-                logger.warning(
-                    "schedules: %s; trying again", trouble, extra={"event": "ledger_away"}
-                )
-            self._trouble = trouble
+        self._desk.settings, self._desk.ledger = settings, ledger
 
     def look(self) -> int:
         """Open what is due; return how many campaigns were opened."""
@@ -139,7 +125,19 @@ class Recurring(Beside):
                 return 0
             with self._ledger.begin() as connection:
                 found = schedules.due(connection)
-            return sum(self._take(schedule) for schedule in found)
+            return sum(self._take_or_say(schedule) for schedule in found)
+
+    def _take_or_say(self, schedule: Schedule) -> bool:
+        try:
+            return self._take(schedule)
+        except (LedgerUnavailableError, LedgerNotReadyError):
+            raise
+        except Exception:  # one schedule that nobody foresaw must not hold up all others
+            logger.exception("schedule %s", schedule.name, extra={"event": "schedule_failed"})
+            why = "it could not be opened; the scheduler's log says why"
+            with self._ledger.begin() as connection:
+                schedules.failed(connection, schedule, _AGAIN_S, "internal_error", why)
+            return False
 
     def _take(self, schedule: Schedule) -> bool:
         with self._ledger.begin() as connection:

@@ -91,8 +91,8 @@ def known_secrets(settings: Settings, environ: Mapping[str, str]) -> frozenset[s
 
     Nothing logs one on purpose. This holds where a library or a stack of them does by mistake.
     """
-    names = secretvariables.names(settings) | secretvariables.of_webhooks(settings)
-    names |= secretvariables.OF_LIBRARIES
+    names = secretvariables.names(settings) | secretvariables.of_stores(settings)
+    names |= secretvariables.of_webhooks(settings) | secretvariables.OF_LIBRARIES
     found = {environ.get(name, "") for name in names}
     for url in (settings.ledger.url, settings.broker.url):
         password = _password(url)

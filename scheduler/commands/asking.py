@@ -12,7 +12,7 @@ from scheduler import approving
 from scheduler.approving import NO_PERMIT, Permit, break_glass
 from scheduler.commands.reading import CAMPAIGN_ID
 from scheduler.commands.starting import max_rate
-from scheduler.desk import USAGE, Desk, DeskError
+from scheduler.desk import Desk, no_campaign
 
 _campaign = click.argument("campaign", type=CAMPAIGN_ID)
 
@@ -20,12 +20,7 @@ _campaign = click.argument("campaign", type=CAMPAIGN_ID)
 def _asked(connection: Connection, campaign_id: int) -> Campaign:
     campaign = campaigns.get(connection, campaign_id)
     if campaign is None:
-        raise DeskError(
-            f"there is no campaign {campaign_id}; nothing was changed",
-            exit_code=USAGE,
-            reason_code="no_such_campaign",
-            next_command="rewrap status",
-        )
+        raise no_campaign(campaign_id)
     return campaign
 
 

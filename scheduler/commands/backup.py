@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from keywrap import newfile
 from keywrap.backups.bundle import BackupError, create_identity, read_identities
 from keywrap.backups.opening import Bundle, Opened
 from keywrap.backups.restoring import Restored, Restorer
@@ -52,7 +53,7 @@ def backup_key(out: Path) -> int:
     """
     identity, recipient = create_identity()
     try:
-        file = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        newfile.create(out, f"# public key: {recipient}\n{identity}\n".encode("ascii"), 0o600)
     except OSError as error:
         raise DeskError(
             f"{out} cannot be made: {error.strerror}; nothing was changed",
@@ -60,10 +61,6 @@ def backup_key(out: Path) -> int:
             reason_code="backup_key_not_made",
             next_command="rewrap backup-key --out OTHER_FILE",
         ) from error
-    with os.fdopen(file, "w", encoding="ascii") as output:
-        output.write(f"# public key: {recipient}\n{identity}\n")
-        output.flush()
-        os.fsync(output.fileno())
     click.echo(f'[backup]\nrecipients = ["{recipient}"]')
     click.echo(f"next: keep {out} offline; without it no backup opens", err=True)
     return DONE

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from scheduler.desk import REFUSED, Desk, DeskError
+from keywrap import newfile
+from scheduler.desk import REFUSED, UNREACHABLE, Desk, DeskError
 from workers.settings import DEFAULT_PATH
 
 TEMPLATE = """\
@@ -88,8 +89,7 @@ def init(desk: Desk) -> None:
     """
     file = Path(desk.config or DEFAULT_PATH)
     try:
-        with file.open("x", encoding="utf-8") as output:
-            output.write(TEMPLATE)
+        newfile.create(file, TEMPLATE.encode())
     except FileExistsError:
         raise DeskError(
             f"{file} is there already and was left as it is",
@@ -97,4 +97,11 @@ def init(desk: Desk) -> None:
             reason_code="already_there",
             next_command=f"edit {file}, then: rewrap up",
         ) from None
+    except OSError as error:
+        raise DeskError(
+            f"{file} cannot be written, and no part of it was left: {error.strerror}",
+            exit_code=UNREACHABLE,
+            reason_code="file_not_writable",
+            next_command="rewrap --config FILE init",
+        ) from error
     click.echo(f"wrote {file}\nnext: edit it, set the secrets it names, then: rewrap up")

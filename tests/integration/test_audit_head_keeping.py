@@ -118,6 +118,18 @@ def test_a_store_that_is_away_is_said_once_and_waited_for(
     assert keeper.signed_at > 0
 
 
+def test_what_nobody_foresaw_is_said_and_the_next_look_signs(
+    keeper: HeadKeeper, desk: Desk, settings: Settings, store: MemoryStore, tmp_path: Path
+) -> None:
+    head = grow(desk, tmp_path)
+    store.fail_next("read", ZeroDivisionError())
+    keeper.publish_once()
+    assert keeper.trouble_code == "internal_error"
+    keeper.publish_once()
+    assert signed(settings) == head
+    assert keeper.trouble_code == ""
+
+
 def test_a_head_that_was_removed_is_not_signed_anew_by_whoever_signed_it(
     keeper: HeadKeeper,
     desk: Desk,

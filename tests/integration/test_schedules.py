@@ -54,6 +54,21 @@ def campaigns_of(ledger: Ledger) -> list[tuple[Any, ...]]:
     return desk_of(ledger).rows("SELECT kind, requested_by FROM campaign ORDER BY id")
 
 
+def test_a_schedule_that_nobody_foresaw_holds_up_no_other(
+    desk: Desk, keeper: Recurring, ledger: Ledger
+) -> None:
+    for name in ("bad", "good"):
+        types(desk, "add", name, "inventory", "--cron", "0 3 * * *")
+    desk_of(ledger).run("UPDATE schedule SET zone = 'Gone/Nowhere' WHERE name = 'bad'")
+    let_it_be_due(ledger, seconds=1)
+    assert keeper.look() == 1
+    assert campaigns_of(ledger) == [("inventory", "schedule good")]
+    assert {one["name"]: one["reason_code"] for one in listed(desk)} == {
+        "bad": "internal_error",
+        "good": None,
+    }
+
+
 def test_what_is_due_is_opened_once_and_the_next_time_is_set(
     desk: Desk, keeper: Recurring, ledger: Ledger
 ) -> None:

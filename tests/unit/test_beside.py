@@ -41,5 +41,24 @@ def test_what_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     hangs.released.set()
 
 
+class _Fails(Beside):
+    looked = threading.Semaphore(0)
+
+    def look(self) -> None:
+        self.looked.release()
+        raise ZeroDivisionError
+
+
+def test_what_fails_in_a_way_that_nobody_foresaw_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(beside, "_AGAIN_S", 0.01)
+    fails = _Fails("fails", 0.01)
+    fails.start()
+    assert all(_Fails.looked.acquire(timeout=10) for _ in range(3))
+    fails.stop()
+    assert "fails: trying again" in caplog.text
+
+
 def test_what_was_never_started_is_stopped_all_the_same() -> None:
     _Works("works").stop()

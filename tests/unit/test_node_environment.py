@@ -1,11 +1,25 @@
 from pathlib import Path
 
-from scheduler.node import without_secrets
-from workers.settings import load
+from scheduler.node import environments
+from workers import logs
+from workers.settings import Settings, load
 
 CONFIG = """
 [store]
-url = "file:///nowhere"
+url = "az://blobs"
+account = "acme"
+sas_env = "STORE_SAS"
+
+[backup]
+required = false
+
+[backup.store]
+url = "az://backups"
+account = "acme"
+account_key_env = "BACKUP_KEY"
+
+[alerts.webhooks.ops]
+url_env = "HOOK_URL"
 
 [keys.env.BLOB_KEY]
 encoding = "raw"
@@ -23,12 +37,29 @@ entropy_encoding = "hex"
 [keys.vault."transit/blob-kek"]
 address = "http://127.0.0.1:1"
 token_env = "BAO_TOKEN"
+
+[keys.pkcs11."token=hsm;object=kek"]
+module = "/usr/lib/softhsm.so"
+pin_env = "HSM_PIN"
 """
+KEYS = {"BLOB_KEY_DPAPI", "OLD_KEK", "HOST_A_ENTROPY", "BAO_TOKEN", "HSM_PIN"}
+STORES = {"STORE_SAS", "BACKUP_KEY"}
 
 
-def test_scheduler_and_flower_get_no_variable_that_a_key_is_read_from(tmp_path: Path) -> None:
-    config = tmp_path / "rewrap.toml"
+def settings(folder: Path) -> Settings:
+    config = folder / "rewrap.toml"
     config.write_text(CONFIG)
-    secret = ("BLOB_KEY_DPAPI", "OLD_KEK", "HOST_A_ENTROPY", "BAO_TOKEN")
-    environment = dict.fromkeys(secret, "secret") | {"PATH": "/bin"}
-    assert without_secrets(environment, load(str(config), {})) == {"PATH": "/bin"}
+    return load(str(config), {})
+
+
+def test_each_process_gets_no_secret_but_those_that_it_uses(tmp_path: Path) -> None:
+    given = dict.fromkeys([*KEYS, *STORES, "HOOK_URL", "PATH"], "secret")
+    scheduler, worker, flower = environments(given, settings(tmp_path))
+    assert scheduler.keys() == {*STORES, "HOOK_URL", "PATH"}
+    assert worker.keys() == {*KEYS, *STORES, "PATH"}
+    assert flower.keys() == {"PATH"}
+
+
+def test_no_line_of_a_log_shows_what_a_variable_of_the_configuration_holds(tmp_path: Path) -> None:
+    given = {name: f"secret of {name}" for name in (*KEYS, *STORES, "HOOK_URL")}
+    assert logs.known_secrets(settings(tmp_path), given) == set(given.values())
