@@ -5,6 +5,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -117,9 +118,7 @@ class EncryptedBlobs:
 
         def begin(form: ContentFormat, data_key: DataKey, name: str) -> Iterator[bytes]:
             store = self.reader.store
-            chunks = form.chunks(
-                data_key, lambda start, length: store.read_range(name, start, length)
-            )
+            chunks = form.chunks(data_key, partial(store.read_range, name))
             return chain((next(chunks, b""),), self._watched(blob_id, chunks))
 
         return filter(None, self._at_content(blob_id, begin))

@@ -66,14 +66,14 @@ def hold(folder: int, stripe: int) -> Held:
     """
     until = time.monotonic() + WAIT_S
     if not _THREADS[stripe].acquire(timeout=WAIT_S):
-        raise _timeout()
+        raise TimeoutError(errno.ETIMEDOUT, _held())
     file = None
     try:
         # Opened anew each time, for 7 of some 60 µs. A descriptor that is kept would be shared
         # over a fork: parent and child would both hold the lock, and the child's copy would keep
         # it for a parent that was killed. Nor would it follow a folder of locks made anew.
         file = os.open(f"{stripe:02d}", _LOCK_FILE, 0o660, dir_fd=folder)
-        _wait(file, until)
+        take(file, until, _held())
     except BaseException:
         _let_go(stripe, file)
         raise
@@ -88,7 +88,18 @@ def _let_go(stripe: int, file: int | None) -> None:
         _THREADS[stripe].release()
 
 
-def _wait(file: int, until: float) -> None:
+def take(file: int, until: float, held: str) -> None:
+    """Take the exclusive lock (flock) of an open file.
+
+    Args:
+        file: its descriptor.
+        until: when to give up, by `time.monotonic`; it is tried once in any case.
+        held: the message of the error where another one holds it.
+
+    Raises:
+        TimeoutError: another one held it until then.
+        OSError: it cannot be locked.
+    """
     pause = 0.0002
     while True:
         try:
@@ -99,10 +110,10 @@ def _wait(file: int, until: float) -> None:
         else:
             return
         if time.monotonic() > until:
-            raise _timeout()
+            raise TimeoutError(errno.ETIMEDOUT, held)
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
 
 
-def _timeout() -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"another writer holds the store's lock for {WAIT_S:g} s")
+def _held() -> str:
+    return f"another writer holds the store's lock for {WAIT_S:g} s"

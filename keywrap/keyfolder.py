@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from keywrap.fileswap import NewFile
+from keywrap.filelocks import take
+from keywrap.fileswap import READ, NewFile
 from keywrap.keyfile import MAX_FILE_BYTES, BadKeyFileError, KeyFile
 from keywrap.keys import KeyVersion
 from keywrap.kms import DeniedError, KmsError, UnavailableError
@@ -22,7 +23,6 @@ from keywrap.kms import DeniedError, KmsError, UnavailableError
 WAIT_S = 30.0
 """Longest wait for the lock. It is held for moments; its holder is stopped."""
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -65,7 +65,7 @@ class KeyFolder:
             UnavailableError: it cannot be read now.
         """
         try:
-            file = os.open(self._path, _READ)
+            file = os.open(self._path, READ)
         except OSError as error:
             raise self._error(error, "read") from error
         try:
@@ -188,13 +188,15 @@ class KeyFolder:
         except OSError as error:
             raise self._error(error, "written") from error
         try:
-            is_held = _wait(lock)
-        except BaseException:
+            held = f"is locked for over {WAIT_S:g} s"
+            take(lock, time.monotonic() + WAIT_S, held)
+        except BaseException as error:
             os.close(lock)
+            if isinstance(error, TimeoutError):
+                raise self._unavailable(held, "key_file_locked") from None
+            if isinstance(error, OSError):  # a network file system without locks
+                raise self._error(error, "written") from error
             raise
-        if not is_held:
-            os.close(lock)
-            raise self._unavailable(f"is locked for over {WAIT_S:g} s", "key_file_locked")
         return lock
 
     def _error(self, error: OSError, done: str) -> KmsError:
@@ -219,12 +221,10 @@ class KeyFolder:
         return self._denied(what, "key_file_insecure")
 
     def _denied(self, what: str, reason_code: str) -> DeniedError:
-        message = f"{self._key}: the key file {self._path} {what}"
-        return DeniedError(message, key=self._key, reason_code=reason_code)
+        return DeniedError.about(self._key, f"the key file {self._path} {what}", reason_code)
 
     def _unavailable(self, what: str, reason_code: str) -> UnavailableError:
-        message = f"{self._key}: the key file {self._path} {what}"
-        return UnavailableError(message, key=self._key, reason_code=reason_code)
+        return UnavailableError.about(self._key, f"the key file {self._path} {what}", reason_code)
 
 
 def create_key_file(path: Path | str, name: str) -> KeyVersion:
@@ -255,14 +255,3 @@ def _read(file: int) -> bytes:
         parts.append(part)
         left -= len(part)
     return b"".join(parts)
-
-
-def _wait(lock: int) -> bool:
-    """Take a lock; whether it was free in time."""
-    until = time.monotonic() + WAIT_S
-    while time.monotonic() < until:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.002)
-    return False

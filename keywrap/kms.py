@@ -7,11 +7,13 @@ kinds, because each asks for something else: wait (`UnavailableError`), slow dow
 canary wrap of the same KEK version to decide.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
+
+_Result = TypeVar("_Result")
 
 Context = Mapping[str, str]
 """Additional authenticated data that binds a wrap to its blob; not secret."""
@@ -32,6 +34,11 @@ class KmsError(Exception):
         super().__init__(message)
         self.key = key
         self.reason_code = reason_code or type(self).reason_code
+
+    @classmethod
+    def about(cls, key: str, message: str, reason_code: str = "") -> Self:
+        """Make the error of a KEK, whose URI comes before the message."""
+        return cls(f"{key}: {message}", key=key, reason_code=reason_code)
 
 
 CLOSED = frozenset(
@@ -224,13 +231,7 @@ def wrap_many(
     """Wrap many data keys, in as few requests as the provider can; see `BatchingKeyProvider`."""
     if isinstance(provider, BatchingKeyProvider):
         return provider.wrap_many(items)
-    results: list[WrappedKey | KmsError] = []
-    for data_key, context in items:
-        try:
-            results.append(provider.wrap(data_key, context))
-        except RefusedError as error:
-            results.append(error)
-    return results
+    return _one_by_one(provider.wrap, items)
 
 
 def unwrap_many(
@@ -239,10 +240,28 @@ def unwrap_many(
     """Open many wraps, in as few requests as the provider can; see `BatchingKeyProvider`."""
     if isinstance(provider, BatchingKeyProvider):
         return provider.unwrap_many(items)
-    results: list[DataKey | KmsError] = []
-    for wrapped, context in items:
+    return _one_by_one(provider.unwrap, items)
+
+
+def _one_by_one(
+    do: Callable[..., _Result], items: Sequence[tuple[Any, Context]]
+) -> list[_Result | KmsError]:
+    results: list[_Result | KmsError] = []
+    for item in items:
         try:
-            results.append(provider.unwrap(wrapped, context))
+            results.append(do(*item))
         except RefusedError as error:
             results.append(error)
     return results
+
+
+def only(results: Sequence[_Result | KmsError]) -> _Result:
+    """Return the result of a batch of one.
+
+    Raises:
+        KmsError: the one that stands in its place.
+    """
+    (result,) = results
+    if isinstance(result, KmsError):
+        raise result
+    return result

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from keywrap.contentwriting import Stopwatch
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, KmsError, ProofFailedError
 from keywrap.reading import Seen
-from keywrap.stores import StoreUnavailableError
+from keywrap.sidecar import Sidecar
+from keywrap.stores import Stored, StoreUnavailableError
 from keywrap.storewatch import StoreWatch
 
 READS = 3
@@ -110,6 +112,14 @@ class Report:
     concerns_some: bool = False
 
 
+class Reasoned(Protocol):
+    """An error that says why in a short stable code."""
+
+    @property
+    def reason_code(self) -> str:
+        """The code."""
+
+
 @dataclass(slots=True)
 class Move:
     """One blob on its way through the steps.
@@ -162,6 +172,18 @@ class Move:
         return {"blob_id": self.blob_id}
 
     @property
+    def sidecar(self) -> Sidecar:
+        """What the sidecar says that was read."""
+        assert self.seen is not None  # noqa: S101 - steps run in order
+        return self.seen.sidecar
+
+    @property
+    def stored(self) -> Stored | None:
+        """The sidecar's very bytes, with their tag; None where there is no sidecar."""
+        assert self.seen is not None  # noqa: S101 - the same
+        return self.seen.stored
+
+    @property
     def old(self) -> WrappedKey:
         """The wrap that was read, and is to be opened."""
         assert self.seen is not None  # noqa: S101 - steps run in order
@@ -173,15 +195,18 @@ class Move:
         Raises:
             BadSidecarError: no reader would read it back as exactly this.
         """
-        assert self.seen is not None  # noqa: S101 - steps run in order
-        assert self.new is not None  # noqa: S101 - the same
+        assert self.new is not None  # noqa: S101 - steps run in order
         previous = self.old if keep_previous else None
-        return self.seen.sidecar.rewrapped(self.new, self.context, previous).to_bytes()
+        return self.sidecar.rewrapped(self.new, self.context, previous).to_bytes()
 
     def end(self, outcome: Outcome, reason_code: str = "", detail: str = "") -> None:
         """Decide this blob, and let go of its plaintext data keys."""
         self.result = Result(self.blob_id, outcome, reason_code, detail, self.content_bytes)
         self.data_key = self.fresh = None
+
+    def quarantine(self, why: Reasoned) -> None:
+        """Decide that a person must look at this blob."""
+        self.end(Outcome.QUARANTINED, why.reason_code, str(why))
 
     def hold(self, cause: KmsError) -> None:
         """Leave this blob pending, and let go of its plaintext data keys."""

@@ -4,15 +4,12 @@ The blob of an item is the `blob_id` of its context, to which its wrap is or wil
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
 
 from keywrap import kms
 from keywrap.datakey import DataKey
 from keywrap.journal import Journal, Operation, Use
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, KeyProvider, KmsError, RequestNamer, ServerSideRewrap
-
-_Result = TypeVar("_Result")
+from keywrap.kms import Context, KeyProvider, KmsError, RequestNamer, ServerSideRewrap, only
 
 
 def unwrap_many(
@@ -84,7 +81,7 @@ def unwrap(
     operation: Operation = "unwrap",
 ) -> DataKey:
     """Open one wrap; see `KeyProvider.unwrap` and `Journal.used`."""
-    return _only(unwrap_many(provider, [(wrapped, context)], journal, operation))
+    return only(unwrap_many(provider, [(wrapped, context)], journal, operation))
 
 
 def wrap(
@@ -92,15 +89,7 @@ def wrap(
 ) -> WrappedKey:
     """Wrap one data key; see `KeyProvider.wrap` and `Journal.used`."""
     items = [(data_key, context)]
-    return _only(wrap_many(provider, items, KeyVersion(provider.key), journal))
-
-
-def _only(results: Sequence[_Result | KmsError]) -> _Result:
-    """Return the result of a batch of one, or raise its error."""
-    (result,) = results
-    if isinstance(result, KmsError):
-        raise result
-    return result
+    return only(wrap_many(provider, items, KeyVersion(provider.key), journal))
 
 
 def _versions(

@@ -8,12 +8,13 @@ new place, wrapped anew and proved; a crash before the one conditional write lea
 
 from dataclasses import dataclass
 
-from keywrap.contents import ContentError, Proof, content_format
+from keywrap.contents import ContentError, Proof
 from keywrap.datakey import DataKey
 from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing, UnlistedKeyError
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import KeyProvider, ProofFailedError
+from keywrap.matching import find_content
 from keywrap.noted import unwrap, wrap
 from keywrap.reading import QuarantineError, SidecarReader
 from keywrap.sidecar import MAX_SIDECAR_BYTES, BadSidecarError, Sidecar
@@ -83,11 +84,8 @@ class Rebinder:
         return Rebound(blob_id, old_id, wrapped.key_version, sidecar.previous is not None)
 
     def _require_match(self, blob_id: str, sidecar: Sidecar, data_key: DataKey) -> None:
-        name = self.reader.layout.content_name(blob_id, sidecar.object)
-        proof = content_format(sidecar.content or self.legacy_content).proves(
-            data_key, lambda start, length: self.reader.store.read_range(name, start, length)
-        )
-        if proof is Proof.EMPTY:
+        form, read = find_content(self.reader, self.legacy_content, blob_id, sidecar)
+        if form.proves(data_key, read) is Proof.EMPTY:
             raise ContentError(
                 "the content is empty, so it does not prove that the wrap is this blob's",
                 "content_proves_nothing",

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from keywrap.contents import NEW_CONTENT, ContentError, content_format
 from keywrap.contentwriting import Stopwatch, TooSlowError, write_content
@@ -22,6 +23,7 @@ from keywrap.datakey import DataKey
 from keywrap.keyring import UnlistedKeyError
 from keywrap.kms import ProofFailedError
 from keywrap.layout import UnsafeBlobIdError
+from keywrap.matching import find_content
 from keywrap.moves import Goal, Move, Outcome
 from keywrap.rewrapping import Rewrapper, Step
 from keywrap.sidecar import BadSidecarError, Sidecar
@@ -85,9 +87,8 @@ class Reencrypter(Rewrapper):
         for move in seen:
             key = move.old.key_version.key
             if key not in self.keys:
-                message = f"the configuration lists no key {key!r}"
-                move.end(Outcome.QUARANTINED, UnlistedKeyError.reason_code, message)
-            elif is_marked(goal.mark, move.blob_id, _sidecar(move).object):
+                move.quarantine(UnlistedKeyError(key))
+            elif is_marked(goal.mark, move.blob_id, move.sidecar.object):
                 move.end(Outcome.CURRENT)
 
     def open(self, moves: Sequence[Move], _goal: Goal) -> None:
@@ -118,7 +119,7 @@ class Reencrypter(Rewrapper):
         if not isinstance(store, RemovingStore):
             return
         try:
-            entry = store.look(self._name(move, _sidecar(move).object))
+            entry = store.look(self._name(move, move.sidecar.object))
         except NotFoundError:
             move.read_again(Outcome.QUARANTINED, "content_missing", "the blob is not there")
         except (NotAnObjectError, UnsafeBlobIdError) as error:
@@ -148,7 +149,7 @@ class Reencrypter(Rewrapper):
         self._require_same(move, new, move.fresh, source.digest)
         # Under the blob's own name an application that knows no sidecars may have overwritten it
         # while it was read, and records of both would open: read twice alike, it is one content.
-        if _sidecar(move).object is None and _digest(self._old_pieces(move), self.beat) != (
+        if move.sidecar.object is None and _digest(self._old_pieces(move), self.beat) != (
             source.digest
         ):
             self._again(move, Outcome.CONFLICT, "changed_by_writer", "its content was overwritten")
@@ -161,7 +162,10 @@ class Reencrypter(Rewrapper):
             StoreUnavailableError: the store did not answer.
         """
         try:
-            is_same = _digest(self._pieces(NEW_CONTENT, key, name), self.beat) == digest
+            pieces = content_format(NEW_CONTENT).chunks(
+                key, partial(self.reader.store.read_range, name)
+            )
+            is_same = _digest(pieces, self.beat) == digest
         except (ContentError, NotFoundError, NotAnObjectError):
             is_same = False
         if not is_same:
@@ -172,15 +176,8 @@ class Reencrypter(Rewrapper):
 
     def _old_pieces(self, move: Move) -> Iterator[bytes]:
         assert move.data_key is not None  # noqa: S101 - steps run in order
-        sidecar = _sidecar(move)
-        name = self._name(move, sidecar.object)
-        return self._pieces(sidecar.content or self.legacy_content, move.data_key, name)
-
-    def _pieces(self, form: str, data_key: DataKey, name: str) -> Iterator[bytes]:
-        store = self.reader.store
-        return content_format(form).chunks(
-            data_key, lambda start, length: store.read_range(name, start, length)
-        )
+        form, read = find_content(self.reader, self.legacy_content, move.blob_id, move.sidecar)
+        return form.chunks(move.data_key, read)
 
     def _name(self, move: Move, generation: str | None) -> str:
         return self.reader.layout.content_name(move.blob_id, generation)
@@ -192,7 +189,7 @@ class Reencrypter(Rewrapper):
             BadSidecarError: no reader would read it back as exactly this.
         """
         assert move.new is not None  # noqa: S101 - steps run in order
-        moved = _sidecar(move).rewrapped(move.new, move.context, previous=None)
+        moved = move.sidecar.rewrapped(move.new, move.context, previous=None)
         return replace(moved, content=NEW_CONTENT, object=move.generation).to_bytes()
 
     def _replace_one(self, move: Move, goal: Goal) -> None:
@@ -258,8 +255,3 @@ def _digest(pieces: Iterator[bytes], beat: Callable[[], None]) -> bytes:
         beat()
         digest.update(piece)
     return digest.digest()
-
-
-def _sidecar(move: Move) -> Sidecar:
-    assert move.seen is not None  # noqa: S101 - steps run in order
-    return move.seen.sidecar

@@ -194,8 +194,7 @@ class Rewrapper:
             version = move.old.key_version
             if version.key not in self.keys:
                 # Relabelled, a wrap must not pass for one that is none of this campaign's business.
-                message = f"the configuration lists no key {version.key!r}"
-                move.end(Outcome.QUARANTINED, UnlistedKeyError.reason_code, message)
+                move.quarantine(UnlistedKeyError(version.key))
             elif version in unborn:
                 message = f"{version} does not exist: the sidecar names a version yet to come"
                 move.end(Outcome.QUARANTINED, "key_version_unknown", message)
@@ -217,7 +216,7 @@ class Rewrapper:
         try:
             move.seen = self.reader.read(move.blob_id)
         except QuarantineError as error:
-            move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+            move.quarantine(error)
         except GoneError:
             move.end(Outcome.GONE)
 
@@ -232,7 +231,7 @@ class Rewrapper:
             if isinstance(key, DataKey):
                 move.data_key = key
             elif isinstance(key, RefusedError | UnlistedKeyError):
-                move.end(Outcome.QUARANTINED, key.reason_code, str(key))
+                move.quarantine(key)
             else:
                 move.hold(key)
 
@@ -305,7 +304,7 @@ class Rewrapper:
     ) -> None:
         for move, wrapped in zip(moves, wraps, strict=True):
             if isinstance(wrapped, RefusedError):
-                move.end(Outcome.QUARANTINED, wrapped.reason_code, str(wrapped))
+                move.quarantine(wrapped)
             elif isinstance(wrapped, KmsError):
                 move.hold(wrapped)
             elif not self.keys.reaches(wrapped.key_version, goal.target):
@@ -352,7 +351,7 @@ class Rewrapper:
             try:
                 self.record(move, goal)
             except BadSidecarError as error:
-                move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+                move.quarantine(error)
             else:
                 move.end(Outcome.REWRAPPED)
 
@@ -365,18 +364,17 @@ class Rewrapper:
         return move.record(keep_previous=goal.keep_previous)
 
     def _replace_one(self, move: Move, goal: Goal) -> None:
-        assert move.seen is not None  # noqa: S101
         name = self.reader.layout.sidecar_name(move.blob_id)
         try:
             data = self.record(move, goal)
-            if move.seen.stored is None:
+            if move.stored is None:
                 self.reader.store.create(name, data)
             else:
-                self.reader.store.replace(name, data, move.seen.stored)
+                self.reader.store.replace(name, data, move.stored)
         except (ChangedError, AlreadyExistsError, NotFoundError, NotAnObjectError):
             move.read_again(Outcome.CONFLICT, "changed_by_writer", "another writer came first")
         except BadSidecarError as error:
-            move.end(Outcome.QUARANTINED, error.reason_code, str(error))
+            move.quarantine(error)
         except StoreUnavailableError as error:
             self._read_back(move, name, data, error)
         else:

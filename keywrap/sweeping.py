@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from keywrap.conditions import another_tag
-from keywrap.contents import ContentError, content_format
+from keywrap.contents import ContentError
 from keywrap.keyring import UnlistedKeyError
 from keywrap.layout import RESERVED, UnsafeBlobIdError
+from keywrap.matching import find_content
 from keywrap.moves import Goal, Move, Outcome
-from keywrap.reading import Seen
 from keywrap.rewrapping import Rewrapper, Step
 from keywrap.sidecar import MAX_SIDECAR_BYTES
 from keywrap.stores import (
@@ -131,13 +131,12 @@ class Sweeper(Rewrapper):
     def decide(self, seen: Sequence[Move], _goal: Goal) -> None:
         """Decide the blobs of which nothing may be removed, by what stands in their sidecars."""
         for move in seen:
-            sidecar, key = _seen(move).sidecar, move.old.key_version.key
+            sidecar, key = move.sidecar, move.old.key_version.key
             if not self.leftovers.get(move.blob_id):
                 move.end(Outcome.CURRENT)
             elif key not in self.keys:
-                message = f"the configuration lists no key {key!r}"
-                move.end(Outcome.QUARANTINED, UnlistedKeyError.reason_code, message)
-            elif _seen(move).stored is None or sidecar.object is None:
+                move.quarantine(UnlistedKeyError(key))
+            elif move.stored is None or sidecar.object is None:
                 message = "no sidecar names another content: this one is all there is"
                 move.end(Outcome.EXCLUDED, "content_in_use", message)
 
@@ -168,14 +167,9 @@ class Sweeper(Rewrapper):
 
     def _read_whole(self, move: Move) -> None:
         assert move.data_key is not None  # noqa: S101 - steps run in order
-        sidecar, store = _seen(move).sidecar, self.reader.store
-        form = content_format(sidecar.content or self.legacy_content)
         try:
-            name = self.reader.layout.content_name(move.blob_id, sidecar.object)
-            pieces = form.chunks(
-                move.data_key, lambda start, length: store.read_range(name, start, length)
-            )
-            for _ in pieces:
+            form, read = find_content(self.reader, self.legacy_content, move.blob_id, move.sidecar)
+            for _ in form.chunks(move.data_key, read):
                 self.beat()
         except NotFoundError:
             move.read_again(Outcome.QUARANTINED, "content_missing", "the content is not there")
@@ -189,7 +183,7 @@ class Sweeper(Rewrapper):
     def _remove_one(self, move: Move) -> None:
         kept = ""
         removed = False
-        live = _seen(move).sidecar.object
+        live = move.sidecar.object
         for generation in self.leftovers[move.blob_id]:
             if generation == live:
                 continue
@@ -214,7 +208,7 @@ class Sweeper(Rewrapper):
         Raises:
             ChangedError: the sidecar or the object is not what it was.
         """
-        stored = _seen(move).stored
+        stored = move.stored
         assert stored is not None  # noqa: S101 - decided otherwise
         name = self.reader.layout.content_name(move.blob_id, generation or None)
         try:
@@ -268,8 +262,3 @@ class Sweeper(Rewrapper):
                 "the store does not say how old objects are", "store_without_ages"
             )
         return store
-
-
-def _seen(move: Move) -> Seen:
-    assert move.seen is not None  # noqa: S101 - steps run in order
-    return move.seen

@@ -11,7 +11,7 @@ from dataclasses import replace
 from keywrap.keyring import UnlistedKeyError
 from keywrap.moves import Goal, Move, Outcome
 from keywrap.rewrapping import Rewrapper
-from keywrap.sidecar import BadSidecarError, Sidecar
+from keywrap.sidecar import BadSidecarError
 
 
 class _Unwinder(Rewrapper):
@@ -24,11 +24,10 @@ class _Unwinder(Rewrapper):
         for move in seen:
             live = move.old.key_version
             if live.key not in self.keys:
-                message = f"the configuration lists no key {live.key!r}"
-                move.end(Outcome.QUARANTINED, UnlistedKeyError.reason_code, message)
+                move.quarantine(UnlistedKeyError(live.key))
             elif not self.keys.reaches(live, goal.target):
                 self._elsewhere(move, goal)
-            elif _sidecar(move).previous is None:
+            elif move.sidecar.previous is None:
                 self._alone(move)
             else:
                 self._choose(move)
@@ -66,7 +65,7 @@ class Sealer(_Unwinder):
 
     def _elsewhere(self, move: Move, goal: Goal) -> None:
         live = move.old.key_version
-        if _sidecar(move).previous is None:
+        if move.sidecar.previous is None:
             move.end(Outcome.CURRENT)
         else:
             why = f"wrapped by {live}, not by {goal.target}: what it keeps is another campaign's"
@@ -77,7 +76,7 @@ class Sealer(_Unwinder):
 
     def record(self, move: Move, _goal: Goal) -> bytes:
         """Return the sidecar without the wrap before the newest; see `Rewrapper.record`."""
-        return replace(_sidecar(move), previous=None).to_bytes()
+        return replace(move.sidecar, previous=None).to_bytes()
 
 
 class Undoer(_Unwinder):
@@ -96,15 +95,10 @@ class Undoer(_Unwinder):
         )
 
     def _choose(self, move: Move) -> None:
-        move.source = _sidecar(move).previous
+        move.source = move.sidecar.previous
 
     def record(self, move: Move, _goal: Goal) -> bytes:
         """Return the sidecar with the wrap before the newest alone; see `Rewrapper.record`."""
         if move.source is None:
             raise BadSidecarError("no_previous", "there is no wrap to put back")
-        return _sidecar(move).rewrapped(move.source, move.context, previous=None).to_bytes()
-
-
-def _sidecar(move: Move) -> Sidecar:
-    assert move.seen is not None  # noqa: S101 - steps run in order
-    return move.seen.sidecar
+        return move.sidecar.rewrapped(move.source, move.context, previous=None).to_bytes()

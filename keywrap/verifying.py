@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from keywrap.contents import ContentError, content_format
+from keywrap.contents import ContentError
 from keywrap.datakey import DataKey
 from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing
 from keywrap.kms import KmsError
 from keywrap.layout import UnsafeBlobIdError
+from keywrap.matching import find_content
 from keywrap.opening import open_many
 from keywrap.reading import GoneError, QuarantineError, Seen, SidecarReader
 from keywrap.rewrapping import READS, Outcome, Report, Result
@@ -107,9 +108,9 @@ class Verifier:
 
     def _content(self, blob_id: str, seen: Seen, data_key: DataKey) -> Result:
         try:
-            name = self.reader.layout.content_name(blob_id, seen.sidecar.object)
-            content = self.reader.store.read(name).data
-            content_format(seen.sidecar.content or self.legacy_content).open(data_key, content)
+            form, read = find_content(self.reader, self.legacy_content, blob_id, seen.sidecar)
+            for _ in form.chunks(data_key, read):
+                pass  # piece by piece: a blob may be larger than memory
         except (ContentError, UnsafeBlobIdError) as error:
             return _bad(blob_id, error.reason_code, str(error))
         except NotFoundError:

@@ -13,13 +13,14 @@ from typing import Any
 
 from keywrap.backups.bundle import Kept
 from keywrap.backups.opening import sidecar_of
-from keywrap.contents import ContentError, Proof, content_format
+from keywrap.contents import ContentError, Proof
 from keywrap.datakey import DataKey
 from keywrap.journal import NO_JOURNAL, Journal
 from keywrap.keyring import KeyRing
 from keywrap.keys import WrappedKey
 from keywrap.kms import CLOSED, KmsError
 from keywrap.layout import UnsafeBlobIdError
+from keywrap.matching import find_content
 from keywrap.noted import unwrap, wrap
 from keywrap.opening import open_many
 from keywrap.reading import GoneError, QuarantineError, SidecarReader, resolved
@@ -168,11 +169,8 @@ class Restorer:
     def _proves(self, blob_id: str, sidecar: Sidecar, data_key: DataKey) -> Proof | None:
         """Return what the content proves of a data key; None where the key does not open it."""
         try:
-            name = self.reader.layout.content_name(blob_id, sidecar.object)
-            form = content_format(sidecar.content or self.legacy_content)
-            return form.proves(
-                data_key, lambda start, length: self.reader.store.read_range(name, start, length)
-            )
+            form, read = find_content(self.reader, self.legacy_content, blob_id, sidecar)
+            return form.proves(data_key, read)
         except (ContentError, NotFoundError, UnsafeBlobIdError):
             return None
 

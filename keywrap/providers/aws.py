@@ -25,7 +25,7 @@ from keywrap.providers.aws_answers import Answer, Answers, is_material
 from keywrap.providers.aws_arn import SCHEME, region_of
 from keywrap.providers.aws_client import DEFAULT_THREADS
 from keywrap.providers.aws_connection import AwsConnection
-from keywrap.providers.aws_errors import DryRunPassedError, request_id
+from keywrap.providers.aws_errors import DryRunPassedError, operation_of, request_id
 from keywrap.providers.aws_history import in_order
 from keywrap.providers.aws_rotation import Rotation
 from keywrap.providers.calls import Batch
@@ -100,19 +100,12 @@ class AwsKeyProvider(Sending):
         if any(region_of(uri.removeprefix(SCHEME)) != region for uri in siblings):
             raise ValueError("KMS moves no wrap from one Region to another")
         self.key = f"{SCHEME}{arn}"
-        self.requests = 0
         self._arn = arn
         self._siblings = siblings - {self.key}
         self._answers = Answers(self.key, arn)
         self._connection = AwsConnection(self.key, make_client, threads, self._count_request)
         self._history = VersionHistory(self._read_materials, self._read_current)
         self._named = threading.local()
-
-    def __repr__(self) -> str:
-        return f"AwsKeyProvider({self.key})"
-
-    def _count_request(self) -> None:
-        self.requests += 1
 
     def current_version(self) -> KeyVersion:
         """Ask for the key material that wraps use now.
@@ -242,7 +235,7 @@ class AwsKeyProvider(Sending):
             request = {key_field: self._arn, "DryRun": True, **more}
             if method == "re_encrypt":
                 request["DestinationKeyId"] = self._arn
-            name = "".join(part.capitalize() for part in method.split("_"))
+            name = operation_of(method)
             try:
                 self._send(method, request)
                 results[name] = self._answers.malformed("performs what was a dry run")
@@ -276,7 +269,7 @@ class AwsKeyProvider(Sending):
     def _unwrap(self, item: tuple[WrappedKey, Context], batch: Batch) -> DataKey:
         wrapped, context = item
         if wrapped.key_version.key != self.key:
-            raise self._answers.refused("the wrap names another key", "wrap_of_another_key")
+            raise self.refused("the wrap names another key", "wrap_of_another_key")
         self._check_wrap(wrapped)
         data_key, material = self._decrypt(wrapped.ciphertext, context, batch)
         self._check_version(wrapped, material)
@@ -285,9 +278,7 @@ class AwsKeyProvider(Sending):
     def _rewrap(self, item: tuple[WrappedKey, Context], batch: Batch) -> WrappedKey:
         wrapped, context = item
         if not self.rewraps_from(wrapped.key_version.key):
-            raise self._answers.refused(
-                "the wrap is of a key that is not moved", "wrap_of_another_key"
-            )
+            raise self.refused("the wrap is of a key that is not moved", "wrap_of_another_key")
         self._check_wrap(wrapped)
         source = wrapped.key_version.key.removeprefix(SCHEME)
         answer = self._send(
@@ -320,7 +311,7 @@ class AwsKeyProvider(Sending):
         self._answers.check_key(answer, "KeyId")
         inner = self._answers.plaintext(answer)
         if isinstance(inner, int):
-            raise self._answers.refused(
+            raise self.refused(
                 f"the wrap holds {inner} bytes, which is no AES key", "inner_key_length"
             )
         return inner, self._answers.material(answer, "KeyMaterialId")
@@ -385,12 +376,12 @@ class AwsKeyProvider(Sending):
     def _check_wrap(self, wrapped: WrappedKey) -> None:
         """See that a wrap can be one; KMS is not asked about what cannot."""
         if not is_material(wrapped.key_version.version):
-            raise self._answers.refused("the wrap names no version", "wrap_version_unknown")
+            raise self.refused("the wrap names no version", "wrap_version_unknown")
         if not 0 < len(wrapped.ciphertext) <= MAX_CIPHERTEXT_BYTES:
-            raise self._answers.refused("no wrap of KMS has this length", "wrap_length")
+            raise self.refused("no wrap of KMS has this length", "wrap_length")
 
     def _check_version(self, wrapped: WrappedKey, material: str) -> None:
         if material != wrapped.key_version.version:
-            raise self._answers.refused(
+            raise self.refused(
                 "the wrap was made under another version than it names", "wrap_of_another_version"
             )

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keywrap.datakey import KEY_BYTES, DataKey
-from keywrap.kms import DeniedError, RefusedError, UnavailableError
+from keywrap.kms import UnavailableError
+from keywrap.providers.telling import Telling
 
 Answer = Mapping[str, Any]
 """An answer as boto3 gives it."""
@@ -38,7 +39,7 @@ def hide_plaintext(answer: Answer) -> Answer:
     return {**answer, "Plaintext": DataKey(plaintext) if sound else len(plaintext)}
 
 
-class Answers:
+class Answers(Telling):
     """Reads answers about one key; errors name it.
 
     Args:
@@ -47,7 +48,7 @@ class Answers:
     """
 
     def __init__(self, key: str, arn: str) -> None:
-        self._key = key
+        self.key = key
         self._arn = arn
 
     def check_key(self, answer: Answer, name: str, arn: str = "") -> None:
@@ -106,11 +107,7 @@ class Answers:
         if known := _NOT_ENABLED.get(state):
             raise self.denied(known[1], known[0])
         if state != "Enabled":
-            raise UnavailableError(
-                f"{self._key}: the key is not ready: {state[:40]!a}",
-                key=self._key,
-                reason_code="key_not_ready",
-            )
+            raise self.unavailable(f"the key is not ready: {state[:40]!a}", "key_not_ready")
         if (key.get("KeySpec"), key.get("KeyUsage")) != ("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT"):
             raise self.denied(
                 "the key is not a symmetric one for encrypting and decrypting",
@@ -126,14 +123,4 @@ class Answers:
 
     def malformed(self, what: str) -> UnavailableError:
         """Return the error for an answer that is none."""
-        return UnavailableError(
-            f"{self._key}: the answer {what}", key=self._key, reason_code="answer_malformed"
-        )
-
-    def refused(self, message: str, reason_code: str) -> RefusedError:
-        """Return the error for a wrap that does not open."""
-        return RefusedError(f"{self._key}: {message}", key=self._key, reason_code=reason_code)
-
-    def denied(self, message: str, reason_code: str) -> DeniedError:
-        """Return the error for a key that refuses as a whole."""
-        return DeniedError(f"{self._key}: {message}", key=self._key, reason_code=reason_code)
+        return self.unavailable(f"the answer {what}", "answer_malformed")

@@ -29,8 +29,7 @@ class AwsConnection(Road["KMSClient"]):
         threads: int,
         count: Callable[[], None],
     ) -> None:
-        super().__init__(make_client, threads, "aws-kms", count)
-        self._key = key
+        super().__init__(key, make_client, translate, threads=threads, name="aws-kms", count=count)
 
     def send(
         self,
@@ -56,13 +55,8 @@ class AwsConnection(Road["KMSClient"]):
             BatchOverError: the batch ended, and the request was not sent (again).
             DryRunPassedError, RotationInProgressError: KMS says so.
         """
-        operation = "".join(part.capitalize() for part in method.split("_"))
         return self.call(
-            lambda client: _ask(client, method, parameters),
-            lambda error: translate(error, operation, self._key),
-            operation=method,
-            batch=batch,
-            again=again,
+            method, lambda client: _ask(client, method, parameters), batch=batch, again=again
         )
 
 

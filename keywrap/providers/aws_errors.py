@@ -116,28 +116,27 @@ _SIGNALS: Mapping[str, type[Exception]] = {
 }
 
 
-def translate(error: Exception, operation: str, key: str) -> Exception:
+def translate(error: Exception, method: str, key: str) -> Exception:
     """Turn what a client raised into an error of ours that carries nothing of the request.
 
     Args:
         error: what boto3 or botocore raised.
-        operation: the operation, such as `ReEncrypt`.
+        method: of boto3's client, such as `re_encrypt`.
         key: URI of the KEK.
 
     Returns:
         One of the four kinds, a `DryRunPassedError` or a `RotationInProgressError`.
     """
+    operation = operation_of(method)
     if isinstance(error, ClientError):
         response: Mapping[str, Any] = error.response
         return _translate_answer(response, operation, key)
     name = type(error).__name__
     if isinstance(error, _NO_CREDENTIALS):
-        return DeniedError(
-            f"{key}: this process finds no usable AWS credentials ({name})",
-            key=key,
-            reason_code="credentials_missing",
+        return DeniedError.about(
+            key, f"this process finds no usable AWS credentials ({name})", "credentials_missing"
         )
-    return UnavailableError(f"{key}: no answer to {operation} ({name})", key=key)
+    return UnavailableError.about(key, f"no answer to {operation} ({name})")
 
 
 def _translate_answer(response: Mapping[str, Any], operation: str, key: str) -> Exception:
@@ -186,6 +185,11 @@ def _state(text: str) -> tuple[str, str]:
     if "pending deletion" in text.lower():
         return "key_pending_deletion", "the key waits for its deletion"
     return "key_invalid_state", "the key's state does not allow this: see DescribeKey"
+
+
+def operation_of(method: str) -> str:
+    """Return the operation of a method of boto3's client: `ReEncrypt` of `re_encrypt`."""
+    return "".join(part.capitalize() for part in method.split("_"))
 
 
 def request_id(metadata: Mapping[str, Any]) -> str:

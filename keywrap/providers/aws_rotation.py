@@ -13,6 +13,7 @@ import tenacity
 from keywrap.kms import ThrottledError, UnavailableError
 from keywrap.providers.aws_connection import AwsConnection
 from keywrap.providers.aws_errors import RotationInProgressError
+from keywrap.providers.telling import Telling
 
 SEEN_WITHIN_S = 60.0
 FIRST_LOOK_S = 0.25
@@ -20,7 +21,7 @@ MOST_BETWEEN_LOOKS_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rotation:
+class Rotation(Telling):
     """A rotation of one key.
 
     Attributes:
@@ -73,8 +74,6 @@ class Rotation:
             return looking(self.current)
         except tenacity.RetryError:
             pass
-        raise UnavailableError(
-            f"{self.key}: no new key material is seen yet; the rotation may still come",
-            key=self.key,
-            reason_code="rotation_not_seen",
+        raise self.unavailable(
+            "no new key material is seen yet; the rotation may still come", "rotation_not_seen"
         )

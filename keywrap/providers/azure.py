@@ -13,23 +13,22 @@ A vault answers alike to a bad wrap and to a key that opens none: a canary decid
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from keywrap.datakey import DataKey
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError
+from keywrap.kms import Context, DeniedError, RefusedError, UnavailableError
 from keywrap.providers.azure_canary import Canaries
 from keywrap.providers.azure_client import DEFAULT_THREADS, VaultClient
 from keywrap.providers.azure_connection import AzureConnection
-from keywrap.providers.azure_errors import CorruptAnswerError
 from keywrap.providers.azure_names import SCHEME, Algorithm, AzureKeyName, is_version
 from keywrap.providers.azure_wrapping import ALGORITHMS, Wrap
-from keywrap.providers.calls import Batch
-from keywrap.providers.sending import Sending
+from keywrap.providers.calls import Batch, CorruptAnswerError
+from keywrap.providers.onebyone import OneByOne
 from keywrap.providers.version_history import VersionHistory
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class _Target:
     wrap: Wrap
 
 
-class AzureKeyProvider(Sending):
+class AzureKeyProvider(OneByOne[_Target]):
     """Wraps and unwraps with one key of a vault or Managed HSM.
 
     May be used from many threads, and made before a fork. Azure rewraps nothing by itself: a move
@@ -71,8 +70,6 @@ class AzureKeyProvider(Sending):
     """
 
     _connection: AzureConnection
-    binds_context: ClassVar[bool] = True
-    proves_wraps: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -86,19 +83,12 @@ class AzureKeyProvider(Sending):
         if algorithm != "RSA-OAEP-256" and not self._name.is_managed_hsm:
             raise ValueError(f"{algorithm} is for a Managed HSM; a vault has RSA-OAEP-256")
         self.key = f"{SCHEME}{self._name}"
-        self.requests = 0
         self._algorithm = ALGORITHMS[algorithm]
         self._connection = AzureConnection(
             self.key, self._name, lambda: make_client(self._count_request), threads
         )
         self._history = VersionHistory(self._read_versions, lambda: self._read_current()[1])
         self._canaries = Canaries(self._fly_canary)
-
-    def __repr__(self) -> str:
-        return f"AzureKeyProvider({self.key})"
-
-    def _count_request(self) -> None:
-        self.requests += 1
 
     def current_version(self) -> KeyVersion:
         """Ask for the newest version, which the vault takes for the current one.
@@ -133,7 +123,7 @@ class AzureKeyProvider(Sending):
         """
         before = self._newest()  # one that has expired, or is disabled, is rotated as well
         try:
-            made = self._connection.send(
+            made = self._connection.call(
                 "rotate",
                 lambda vault: self._version_of(vault.keys.rotate_key(self._name.name)),
                 again=False,
@@ -143,10 +133,8 @@ class AzureKeyProvider(Sending):
         if made == before:
             made = self._newest()
         if made == before:
-            raise UnavailableError(
-                f"{self.key}: a rotation was asked for, and no new version is seen yet",
-                key=self.key,
-                reason_code="rotation_not_seen",
+            raise self.unavailable(
+                "a rotation was asked for, and no new version is seen yet", "rotation_not_seen"
             )
         return KeyVersion(self.key, self._history.saw(made))
 
@@ -160,7 +148,7 @@ class AzureKeyProvider(Sending):
         """
         self._require_mine(version)
         if version.version == self._newest():
-            raise self._connection.denied(
+            raise self.denied(
                 f"version {version.version} is the current one: new wraps need it",
                 "version_is_current",
             )
@@ -171,48 +159,6 @@ class AzureKeyProvider(Sending):
         self._require_mine(version)
         self._switch(version.version, enabled=True)
 
-    def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
-        """Wrap a data key under the current version, which is asked for first.
-
-        Raises:
-            DeniedError: the key or the principal refuses.
-            UnavailableError, ThrottledError: see `keywrap.kms`.
-        """
-        return self._wrap(self._target(), data_key, context, Batch())
-
-    def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
-        """Open a wrap.
-
-        Raises:
-            RefusedError: it does not open with this context under the version that it names.
-            KmsError: otherwise as in `wrap`.
-        """
-        return self._unwrap((wrapped, context), Batch())
-
-    def wrap_many(self, items: Sequence[tuple[DataKey, Context]]) -> list[WrappedKey | KmsError]:
-        """Wrap each data key, several at a time, all under one version.
-
-        Returns:
-            For each item its wrap, or the error that `wrap` would raise. After the first nothing
-            more is sent, and what remains gets that error too.
-
-        Raises:
-            KmsError: the current version cannot be learned, or cannot wrap.
-        """
-        if not items:
-            return []
-        target = self._target()
-        return self._connection.each(lambda item, batch: self._wrap(target, *item, batch), items)
-
-    def unwrap_many(self, items: Sequence[tuple[WrappedKey, Context]]) -> list[DataKey | KmsError]:
-        """Open each wrap, several at a time.
-
-        Returns:
-            For each item its data key, or the error that `unwrap` would raise. After the first
-            that is no `RefusedError` nothing more is sent, and what remains gets that error too.
-        """
-        return self._connection.each(self._unwrap, items)
-
     def _wrap(
         self, target: _Target, data_key: DataKey, context: Context, batch: Batch
     ) -> WrappedKey:
@@ -222,18 +168,13 @@ class AzureKeyProvider(Sending):
                 raise CorruptAnswerError("is no wrap")
             return wrap
 
-        ciphertext = self._connection.send(self._algorithm.wrapping, ask, batch=batch)
+        ciphertext = self._connection.call(self._algorithm.wrapping, ask, batch=batch)
         return WrappedKey(target.version, ciphertext)
 
     def _unwrap(self, item: tuple[WrappedKey, Context], batch: Batch) -> DataKey:
         wrapped, context = item
         version = wrapped.key_version.version
-        if wrapped.key_version.key != self.key:
-            raise self._refused("the wrap names another key", "wrap_of_another_key")
-        if not is_version(version):
-            raise self._refused("the wrap names no version", "wrap_version_unknown")
-        if not 0 < len(wrapped.ciphertext) <= MAX_CIPHERTEXT_BYTES:
-            raise self._refused("no wrap of Azure has this length", "wrap_length")
+        self._require_own(wrapped, names_version=is_version(version), most=MAX_CIPHERTEXT_BYTES)
         try:
             return self._open(wrapped, context, batch)
         except RefusedError as error:
@@ -242,14 +183,14 @@ class AzureKeyProvider(Sending):
         except DeniedError as error:
             if error.reason_code != "key_not_found" or not self._is_unknown(version):
                 raise
-            raise self._refused("the key has no such version", "wrap_version_unknown") from None
+            raise self.refused("the key has no such version", "wrap_version_unknown") from None
         self._canaries.require_sound(version)
-        raise self._refused(
+        raise self.refused(
             "the wrap does not open, while a new one of its KEK version does", "wrap_does_not_open"
         )
 
     def _open(self, wrapped: WrappedKey, context: Context, batch: Batch) -> DataKey:
-        opened = self._connection.send(
+        opened = self._connection.call(
             self._algorithm.opening,
             lambda vault: self._algorithm.open(
                 vault, self._name, wrapped.key_version, wrapped.ciphertext, context
@@ -257,7 +198,7 @@ class AzureKeyProvider(Sending):
             batch=batch,
         )
         if isinstance(opened, str):
-            raise self._refused(_REASONS[opened], opened)
+            raise self.refused(_REASONS[opened], opened)
         return opened
 
     def _fly_canary(self, version: str) -> None:
@@ -276,7 +217,7 @@ class AzureKeyProvider(Sending):
         with suppress(RefusedError):
             opens = self._open(wrapped, _CANARY_CONTEXT, Batch()) == data_key
         if not opens:
-            raise self._connection.denied(
+            raise self.denied(
                 f"version {version} opens no wrap, not even one that was just made: "
                 "compare `algorithm` with the key",
                 "key_opens_nothing",
@@ -304,7 +245,7 @@ class AzureKeyProvider(Sending):
     def _read_versions(self) -> Mapping[str, int]:
         """Return the versions, ranked by when they were created."""
         newest = self._newest()
-        listed = self._connection.send(
+        listed = self._connection.call(
             "list",
             lambda vault: list(vault.keys.list_properties_of_key_versions(self._name.name)),
         )
@@ -321,27 +262,22 @@ class AzureKeyProvider(Sending):
             if self._version_of(key) != version or key.properties.enabled is not enabled:
                 raise CorruptAnswerError("does not say that it was done")
 
-        self._connection.send("update", ask)
+        self._connection.call("update", ask)
 
     def _require_kind(self, key: "KeyVaultKey") -> None:
         operations = {str(getattr(each, "value", each)) for each in key.key_operations or ()}
         kind = str(getattr(key.key_type, "value", key.key_type))
         if kind not in self._algorithm.key_types:
             wanted = " or ".join(sorted(self._algorithm.key_types))
-            raise self._connection.denied(
+            raise self.denied(
                 f"its algorithm needs a key of type {wanted}, and this is {kind}", "key_kind"
             )
         if missing := sorted(self._algorithm.key_operations - operations):
-            raise self._connection.denied(
-                f"the key is not for {' and '.join(missing)}", "key_usage"
-            )
+            raise self.denied(f"the key is not for {' and '.join(missing)}", "key_usage")
 
     def _require_mine(self, version: KeyVersion) -> None:
         if version.key != self.key or not is_version(version.version):
-            raise self._connection.denied("the key has no such version", "version_not_found")
+            raise self.denied("the key has no such version", "version_not_found")
 
     def _version_of(self, key: "KeyVaultKey") -> str:
         return self._connection.require_version(key.id)
-
-    def _refused(self, message: str, reason_code: str) -> RefusedError:
-        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)

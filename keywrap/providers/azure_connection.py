@@ -4,17 +4,14 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from azure.keyvault.keys import KeyProperties, KeyVaultKey
 
-from keywrap.kms import DeniedError
 from keywrap.providers.azure_client import VaultClient
-from keywrap.providers.azure_errors import CorruptAnswerError, translate
+from keywrap.providers.azure_errors import translate
 from keywrap.providers.azure_names import AzureKeyName
-from keywrap.providers.calls import Batch, Road
-
-_Result = TypeVar("_Result")
+from keywrap.providers.calls import CorruptAnswerError, Road
 
 
 def _not_counted() -> None:
@@ -38,38 +35,10 @@ class AzureConnection(Road[VaultClient]):
         make_client: Callable[[], VaultClient],
         threads: int,
     ) -> None:
-        super().__init__(make_client, threads, "azure-kv", _not_counted)
-        self._uri = uri
-        self.name = name
-
-    def send(
-        self,
-        operation: str,
-        ask: Callable[[VaultClient], _Result],
-        *,
-        batch: Batch | None = None,
-        again: bool = True,
-    ) -> _Result:
-        """Ask the vault.
-
-        Args:
-            operation: for errors: what needs the permission, such as `unwrapkey`.
-            ask: asks; returns no bytes of a data key, and raises a `CorruptAnswerError` where the
-                answer is not to be believed, upon which it is asked again.
-            batch: the call that it is a part of; None: it is one of its own.
-            again: whether asking twice does no harm, so that a hiccup is retried.
-
-        Raises:
-            KmsError: one of the four kinds.
-            BatchOverError: the batch ended, and the request was not sent (again).
-        """
-        return self.call(
-            ask,
-            lambda error: translate(error, operation, self._uri),
-            operation=operation,
-            batch=batch,
-            again=again,
+        super().__init__(
+            uri, make_client, translate, threads=threads, name="azure-kv", count=_not_counted
         )
+        self.name = name
 
     def read_key(self, version: str = "") -> KeyVaultKey:
         """Return a version of the key, the newest if none is named.
@@ -84,7 +53,7 @@ class AzureConnection(Road[VaultClient]):
                 raise CorruptAnswerError("is about another version")
             return key
 
-        return self.send("get", ask)
+        return self.call("get", ask)
 
     def require_version(self, kid: object) -> str:
         """Return the version in an answer's key identifier, which must be one of this key.
@@ -116,10 +85,6 @@ class AzureConnection(Road[VaultClient]):
                 f"the newest KEK version is not valid before {properties.not_before:%Y-%m-%d}",
                 "key_not_yet_valid",
             )
-
-    def denied(self, message: str, reason_code: str) -> DeniedError:
-        """Return the error for a key that refuses as a whole."""
-        return DeniedError(f"{self._uri}: {message}", key=self._uri, reason_code=reason_code)
 
 
 def post(

@@ -45,19 +45,11 @@ _DENIED: Mapping[int, tuple[str, str]] = {
 _WAIT = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.FAILED_DEPENDENCY})
 
 
-class CorruptAnswerError(Exception):
-    """An answer that does not fit its question.
-
-    Args:
-        what: what is wrong with it; holds nothing of it.
-    """
-
-
 def translate(error: Exception, operation: str, key: str) -> KmsError:
     """Turn what a client raised into an error of ours that carries nothing of the request.
 
     Args:
-        error: what azure-core, azure-identity or a check of an answer raised.
+        error: what azure-core or azure-identity raised.
         operation: such as `unwrapkey`.
         key: URI of the KEK.
 
@@ -66,30 +58,22 @@ def translate(error: Exception, operation: str, key: str) -> KmsError:
         request to open a wrap that the vault calls bad is refused; whether the wrap is to blame or
         the key, the vault does not say.
     """
-    if isinstance(error, KmsError):
-        return error  # of a check of an answer about the key itself, which holds no secret
     if isinstance(error, exceptions.DecodeError) and _was_done(error):
-        error = CorruptAnswerError("is none")
-    if isinstance(error, CorruptAnswerError):
-        return UnavailableError(
-            f"{key}: the answer to {operation} {error}", key=key, reason_code="answer_malformed"
-        )
+        return UnavailableError.about(key, f"the answer to {operation} is none", "answer_malformed")
     if isinstance(error, exceptions.HttpResponseError) and error.response is not None:
         return _answered(error, operation, key)
     name = type(error).__name__
     if isinstance(error, CredentialUnavailableError):
-        return DeniedError(
-            f"{key}: this process finds no usable Azure credentials",
-            key=key,
-            reason_code="credentials_missing",
+        return DeniedError.about(
+            key, "this process finds no usable Azure credentials", "credentials_missing"
         )
     if isinstance(error, exceptions.ClientAuthenticationError):
-        return DeniedError(
-            f"{key}: Azure does not accept the credentials of this process ({name})",
-            key=key,
-            reason_code="credentials_refused",
+        return DeniedError.about(
+            key,
+            f"Azure does not accept the credentials of this process ({name})",
+            "credentials_refused",
         )
-    return UnavailableError(f"{key}: no answer to {operation} ({name})", key=key)
+    return UnavailableError.about(key, f"no answer to {operation} ({name})")
 
 
 def _was_done(error: exceptions.HttpResponseError) -> bool:

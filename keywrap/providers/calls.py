@@ -19,6 +19,7 @@ from keywrap.kms import KmsError, RefusedError, ThrottledError, UnavailableError
 from keywrap.metering import Meter, no_meter
 from keywrap.pacing import NO_PACER, Pacer
 from keywrap.providers.pace import Pace
+from keywrap.providers.telling import Telling
 
 ATTEMPTS = 3
 RETRY_FOR_S = 2.0
@@ -35,8 +36,17 @@ _Value = TypeVar("_Value")
 _Client = TypeVar("_Client")
 _Answer = TypeVar("_Answer")
 
-Translate = Callable[[Exception], Exception]
-"""Turns what a client raised into an error of ours that carries nothing of the request."""
+Translate = Callable[[Exception, str, str], Exception]
+"""Turns what a client raised into an error of ours that carries nothing of the request; takes the
+operation and the URI of the KEK as well."""
+
+
+class CorruptAnswerError(Exception):
+    """An answer that does not fit its question.
+
+    Args:
+        what: what is wrong with it; holds nothing of it.
+    """
 
 
 class RestError(ThrottledError):
@@ -134,11 +144,14 @@ class Batch:
             raise BatchOverError
 
 
-class Road(Generic[_Client]):
+class Road(Telling, Generic[_Client]):
     """Asks one key service for one key, and turns each failure into one of the four kinds.
 
     Args:
+        key: URI of the KEK, for errors.
         make_client: makes a client that does not retry by itself; called once in each process.
+        translate: what becomes of an exception that an `ask` raises, unless it is a `KmsError`, of
+            a check of an answer about the key itself, which holds no secret.
         threads: how many requests a batch has in flight.
         name: of the threads.
         count: called before each request, by one thread at a time.
@@ -146,12 +159,17 @@ class Road(Generic[_Client]):
 
     def __init__(
         self,
+        key: str,
         make_client: Callable[[], _Client],
+        translate: Translate,
+        *,
         threads: int,
         name: str,
         count: Callable[[], None],
     ) -> None:
+        self.key = key
         self._make_client = make_client
+        self._translate = translate
         self._threads = threads
         self._name = name
         self._count = count
@@ -169,19 +187,19 @@ class Road(Generic[_Client]):
 
     def call(
         self,
+        operation: str,
         ask: Callable[[_Client], _Answer],
-        translate: Translate,
         *,
-        operation: str = "other",
         batch: Batch | None = None,
         again: bool = True,
     ) -> _Answer:
         """Send a request and return its answer.
 
         Args:
-            ask: sends it; the only frame that may hold the bytes of a data key.
-            translate: what becomes of an exception that `ask` raises.
-            operation: what is asked for, as `keywrap.metering.Meter` hears it.
+            operation: what is asked for, in errors and as `keywrap.metering.Meter` hears it.
+            ask: sends it; the only frame that may hold the bytes of a data key, which it does not
+                return. It raises a `CorruptAnswerError` where the answer is not to be believed,
+                upon which it is asked again.
             batch: the call that it is a part of; None: it is one of its own.
             again: whether sending it twice does no harm, so that a hiccup is retried.
 
@@ -189,11 +207,12 @@ class Road(Generic[_Client]):
             What `ask` returns.
 
         Raises:
+            KmsError: one of the four kinds.
             BatchOverError: the batch ended, and the request was not sent (again).
-            Exception: what `translate` returned.
+            Exception: another that `translate` returned.
         """
         batch = batch or Batch()
-        once = partial(self._once, ask, translate, operation, batch)
+        once = partial(self._once, operation, ask, batch)
         if not again:
             return once()
         try:
@@ -235,13 +254,7 @@ class Road(Generic[_Client]):
             return [batch.run(do, item) for item in items]
         return list(self._pool().map(lambda item: batch.run(do, item), items))
 
-    def _once(
-        self,
-        ask: Callable[[_Client], _Answer],
-        translate: Translate,
-        operation: str,
-        batch: Batch,
-    ) -> _Answer:
+    def _once(self, operation: str, ask: Callable[[_Client], _Answer], batch: Batch) -> _Answer:
         process = self._process.get()
         batch.require_going()
         self._pacer.take(batch.over)
@@ -254,7 +267,7 @@ class Road(Generic[_Client]):
                 self._count()
             answer = ask(client)
         except Exception as error:  # noqa: BLE001 - whatever it is, it may hold the request
-            failure = translate(error)
+            failure = self._failure(error, operation)
         else:
             self._meter(operation, time.perf_counter() - began, None)
             return answer
@@ -266,6 +279,13 @@ class Road(Generic[_Client]):
         # Raised outside the handler: the context would hold the request, and its frames the bytes
         # of a data key; `from None` would only hide them.
         raise failure
+
+    def _failure(self, error: Exception, operation: str) -> Exception:
+        if isinstance(error, KmsError):
+            return error
+        if isinstance(error, CorruptAnswerError):
+            return self.unavailable(f"the answer to {operation} {error}", "answer_malformed")
+        return self._translate(error, operation, self.key)
 
     def _client(self, process: _Process[_Client]) -> _Client:
         with process.lock:

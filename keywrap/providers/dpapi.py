@@ -12,8 +12,9 @@ from typing import ClassVar, Literal, Protocol
 from keywrap.datakey import DataKey
 from keywrap.dpapi.blob import BadBlobError, Blob, NotOpenedError
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, DeniedError, RefusedError
+from keywrap.kms import Context, DeniedError
 from keywrap.providers.env import Encoding, EnvKeyError, parse_key
+from keywrap.providers.telling import Telling
 
 PREFIX = "dpapi:"
 
@@ -41,7 +42,7 @@ class Opener(Protocol):
         """
 
 
-class DpapiKeyProvider:
+class DpapiKeyProvider(Telling):
     """Opens the blobs of one master key. Holds no connection; for many threads.
 
     Args:
@@ -64,9 +65,6 @@ class DpapiKeyProvider:
         self._entropy = entropy
         self._inner = inner
 
-    def __repr__(self) -> str:
-        return f"DpapiKeyProvider({self.key})"
-
     def current_version(self) -> KeyVersion:
         """Return the master key itself: it has no versions."""
         return KeyVersion(self.key)
@@ -87,14 +85,14 @@ class DpapiKeyProvider:
                 no AES key.
         """
         if wrapped.key_version != self.current_version():
-            raise self._refused("wrap_of_another_key", "the wrap names another key")
+            raise self.refused("the wrap names another key", "wrap_of_another_key")
         try:
             blob = Blob.parse(wrapped.ciphertext)
             if blob.master_key != self._master_key:
-                raise self._refused("wrap_of_another_key", f"the blob is of {blob.master_key}")
+                raise self.refused(f"the blob is of {blob.master_key}", "wrap_of_another_key")
             plain = self._opener.open(blob, self._entropy)
         except (BadBlobError, NotOpenedError) as error:
-            raise self._refused(error.reason_code, str(error)) from None
+            raise self.refused(str(error), error.reason_code) from None
         return self._data_key(plain)
 
     def _data_key(self, plain: bytes) -> DataKey:
@@ -107,22 +105,17 @@ class DpapiKeyProvider:
             why = "it is not text in UTF-16"
         except EnvKeyError as error:
             why = str(error)
-        raise self._refused(
-            "inner_key_malformed",
+        raise self.refused(
             f'the blob opens, but what it holds is no data key written as inner = "{self._inner}": '
             f"{why}",
+            "inner_key_malformed",
         )
-
-    def _refused(self, reason_code: str, message: str) -> RefusedError:
-        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
 
 
 def wraps_nothing(key: str) -> DeniedError:
     """Return what a legacy key says that is asked to wrap."""
-    return DeniedError(
-        f"{key}: DPAPI only unwraps; no new wrap is made under it",
-        key=key,
-        reason_code="legacy_key_wraps_nothing",
+    return DeniedError.about(
+        key, "DPAPI only unwraps; no new wrap is made under it", "legacy_key_wraps_nothing"
     )
 
 

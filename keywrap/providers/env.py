@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Self
 
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, RefusedError
+from keywrap.kms import Context
 from keywrap.providers.env_schemes import (
     BINDING_SCHEMES,
     WRAP_LENGTHS,
@@ -23,6 +23,7 @@ from keywrap.providers.env_schemes import (
     wrapping_of,
 )
 from keywrap.providers.passphrase import Kdf
+from keywrap.providers.telling import Telling
 
 __all__ = ["BLOB_ID", "Encoding", "EnvKeyError", "EnvKeyProvider", "Scheme", "parse_key"]
 
@@ -121,7 +122,7 @@ def check_aad(aad: str, scheme: Scheme) -> None:
         raise EnvKeyError(f"expected text with at most one {BLOB_ID} and no other brace")
 
 
-class EnvKeyProvider:
+class EnvKeyProvider(Telling):
     """Opens the wraps of a KEK kept in the environment.
 
     `wrap` is there for the legacy application path, the demo and tests; a campaign only unwraps.
@@ -189,7 +190,7 @@ class EnvKeyProvider:
         """
         if self._wrapping is None:
             if data_key != self._data_key:
-                raise self._refused("the key itself is the data key", "direct_key_wraps_nothing")
+                raise self.refused("the key itself is the data key", "direct_key_wraps_nothing")
             return WrappedKey(self.current_version(), b"")
         sealed = self._wrapping.seal(data_key.reveal(), self._additional(context))
         return WrappedKey(self.current_version(), sealed)
@@ -202,11 +203,11 @@ class EnvKeyProvider:
                 what is no AES key.
         """
         if wrapped.key_version != self.current_version():
-            raise self._refused("the wrap names another key", "wrap_of_another_key")
+            raise self.refused("the wrap names another key", "wrap_of_another_key")
         if self._wrapping is not None:
             return self._open(self._wrapping, wrapped.ciphertext, context)
         if wrapped.ciphertext:
-            raise self._refused(
+            raise self.refused(
                 "the key itself is the data key, yet there is a wrap", "direct_key_with_wrap"
             )
         return self._data_key
@@ -216,15 +217,13 @@ class EnvKeyProvider:
         if len(ciphertext) not in lengths:
             *most, last = lengths
             expected = f"{', '.join(map(str, most))} or {last}"
-            raise self._refused(
-                f"a wrap has {expected} bytes, not {len(ciphertext)}", "wrap_length"
-            )
+            raise self.refused(f"a wrap has {expected} bytes, not {len(ciphertext)}", "wrap_length")
         try:
             inner = wrapping.open(ciphertext, self._additional(context))
         except NotOpenedError:
-            raise self._refused("the wrap does not open", "wrap_does_not_open") from None
+            raise self.refused("the wrap does not open", "wrap_does_not_open") from None
         if len(inner) not in KEY_BYTES:
-            raise self._refused(
+            raise self.refused(
                 f"the wrap holds {len(inner)} bytes, which is no AES key", "inner_key_length"
             )
         return DataKey(inner)
@@ -235,8 +234,5 @@ class EnvKeyProvider:
             return self._aad.encode() if self._aad else None
         if context.keys() != {"blob_id"}:
             # Anything else would pass without being bound.
-            raise self._refused("the context is not just a blob id", "context_not_blob_id")
+            raise self.refused("the context is not just a blob id", "context_not_blob_id")
         return self._aad.replace(BLOB_ID, context["blob_id"]).encode()
-
-    def _refused(self, message: str, reason_code: str) -> RefusedError:
-        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)

@@ -60,7 +60,6 @@ TAG_BYTES = 16
 _IV16_BYTES = 16
 _KW_BYTES = 8  # RFC 3394, section 2.2.1: one block of 64 bits more
 _FERNET_VERSION = b"\x80"
-_FERNET_START = b"gAAAA"  # the version and a time before the year 2**32 seconds, in base64
 
 
 class NotOpenedError(Exception):
@@ -216,25 +215,3 @@ WRAP_LENGTHS: Mapping[Scheme, tuple[int, ...]] = {
     "direct": (0,),
 }
 """How many bytes the wrap of an AES key has."""
-
-
-def looks_like(ciphertext: bytes) -> tuple[Scheme, ...]:
-    """Tell which schemes a wrap's shape allows.
-
-    A proposal for people: several schemes share a length, so only the opening decides.
-
-    Args:
-        ciphertext: the wrap; empty where there is none.
-    """
-    length = len(ciphertext)
-    if ciphertext.startswith(_FERNET_START) and length in _FERNET_CHARS:
-        return ("fernet",)
-    return tuple(
-        scheme
-        for scheme, lengths in WRAP_LENGTHS.items()
-        if length in lengths and (scheme != "fernet" or _is_raw_token(ciphertext))
-    )
-
-
-def _is_raw_token(ciphertext: bytes) -> bool:
-    return ciphertext.startswith(_FERNET_VERSION) and len(ciphertext) in _FERNET_BYTES

@@ -15,20 +15,19 @@ need is not needed here. Limits and fields: https://cloud.google.com/kms/docs/re
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, KmsError, RefusedError
-from keywrap.providers.calls import Batch
+from keywrap.kms import Context, KmsError
+from keywrap.providers.calls import Batch, CorruptAnswerError
 from keywrap.providers.gcp_client import DEFAULT_THREADS, DEFAULT_TIMEOUT_S
 from keywrap.providers.gcp_connection import GcpConnection, checked
-from keywrap.providers.gcp_errors import CorruptAnswerError
 from keywrap.providers.gcp_names import SCHEME, check_key_name, is_version, version_name
 from keywrap.providers.gcp_versions import GcpVersions
-from keywrap.providers.sending import Sending
+from keywrap.providers.onebyone import OneByOne
 
 if TYPE_CHECKING:  # `gcp_client` tells of a missing extra
     from google.cloud.kms_v1 import DecryptResponse, EncryptResponse, KeyManagementServiceClient
@@ -41,7 +40,7 @@ PRIMARY_FOR_S = 10.0
 300 a minute and project by default (cloud.google.com/kms/quotas): one for each wrap is too many."""
 
 
-class GcpKeyProvider(Sending):
+class GcpKeyProvider(OneByOne[str]):
     """Wraps and unwraps with one CryptoKey.
 
     May be used from many threads, and made before a fork. Cloud KMS rewraps nothing by itself: a
@@ -58,8 +57,6 @@ class GcpKeyProvider(Sending):
     """
 
     _connection: GcpConnection
-    binds_context: ClassVar[bool] = True
-    proves_wraps: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -71,18 +68,11 @@ class GcpKeyProvider(Sending):
     ) -> None:
         self._name = check_key_name(name)
         self.key = f"{SCHEME}{name}"
-        self.requests = 0
         self._primary: tuple[str, float] | None = None
         self._connection = GcpConnection(
             self.key, make_client, timeout_s=timeout_s, threads=threads, count=self._count_request
         )
         self._versions = GcpVersions(self._connection, self.key, name)
-
-    def __repr__(self) -> str:
-        return f"GcpKeyProvider({self.key})"
-
-    def _count_request(self) -> None:
-        self.requests += 1
 
     def current_version(self) -> KeyVersion:
         """Ask for the primary version. Never remembered here: a campaign must see a rotation.
@@ -124,50 +114,8 @@ class GcpKeyProvider(Sending):
         """
         self._switch(version, enabled=True)
 
-    def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
-        """Wrap a data key under the version that is primary, or was `PRIMARY_FOR_S` ago.
-
-        Raises:
-            DeniedError: the key, the version or the principal refuses.
-            UnavailableError, ThrottledError: see `keywrap.kms`.
-        """
-        return self._wrap(self._target(), data_key, context, Batch())
-
-    def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
-        """Open a wrap.
-
-        Raises:
-            RefusedError: it does not open with this context under the version that it names.
-            KmsError: otherwise as in `wrap`.
-        """
-        return self._unwrap((wrapped, context), Batch())
-
-    def wrap_many(self, items: Sequence[tuple[DataKey, Context]]) -> list[WrappedKey | KmsError]:
-        """Wrap each data key, several at a time, all under one version.
-
-        Returns:
-            For each item its wrap, or the error that `wrap` would raise. After the first nothing
-            more is sent, and what remains gets that error too.
-
-        Raises:
-            KmsError: the primary version cannot be learned.
-        """
-        if not items:
-            return []
-        version = self._target()
-        return self._connection.each(lambda item, batch: self._wrap(version, *item, batch), items)
-
-    def unwrap_many(self, items: Sequence[tuple[WrappedKey, Context]]) -> list[DataKey | KmsError]:
-        """Open each wrap, several at a time.
-
-        Returns:
-            For each item its data key, or the error that `unwrap` would raise. After the first
-            that is no `RefusedError` nothing more is sent, and what remains gets that error too.
-        """
-        return self._connection.each(self._unwrap, items)
-
-    def _wrap(self, version: str, data_key: DataKey, context: Context, batch: Batch) -> WrappedKey:
-        name = version_name(self._name, version)
+    def _wrap(self, target: str, data_key: DataKey, context: Context, batch: Batch) -> WrappedKey:
+        name = version_name(self._name, target)
 
         def read(answer: "EncryptResponse") -> bytes:
             if answer.name != name:
@@ -182,24 +130,19 @@ class GcpKeyProvider(Sending):
         request = {
             "name": name,
             "plaintext": data_key,
-            "additional_authenticated_data": _bound(context, version),
+            "additional_authenticated_data": _bound(context, target),
         }
         try:
             ciphertext = self._connection.send("encrypt", request, read, batch=batch)
         except KmsError:
             self._primary = None  # it may be another by now
             raise
-        return WrappedKey(KeyVersion(self.key, version), ciphertext)
+        return WrappedKey(KeyVersion(self.key, target), ciphertext)
 
     def _unwrap(self, item: tuple[WrappedKey, Context], batch: Batch) -> DataKey:
         wrapped, context = item
         version = wrapped.key_version.version
-        if wrapped.key_version.key != self.key:
-            raise self._refused("the wrap names another key", "wrap_of_another_key")
-        if not is_version(version):
-            raise self._refused("the wrap names no version", "wrap_version_unknown")
-        if not 0 < len(wrapped.ciphertext) <= MAX_CIPHERTEXT_BYTES:
-            raise self._refused("no wrap of Cloud KMS has this length", "wrap_length")
+        self._require_own(wrapped, names_version=is_version(version), most=MAX_CIPHERTEXT_BYTES)
         request = {
             "name": self._name,
             "ciphertext": wrapped.ciphertext,
@@ -207,13 +150,13 @@ class GcpKeyProvider(Sending):
         }
         inner = self._connection.send("decrypt", request, _opened, batch=batch)
         if isinstance(inner, int):
-            raise self._refused(
+            raise self.refused(
                 f"the wrap holds {inner} bytes, which is no AES key", "inner_key_length"
             )
         return inner
 
     def _target(self) -> str:
-        """Return the version to wrap under."""
+        """Return the version to wrap under: the primary, or what was that `PRIMARY_FOR_S` ago."""
         known = self._primary
         if known is not None and time.monotonic() - known[1] < PRIMARY_FOR_S:
             return known[0]
@@ -226,9 +169,6 @@ class GcpKeyProvider(Sending):
     def _switch(self, version: KeyVersion, *, enabled: bool) -> None:
         number = version.version if version.key == self.key else ""
         self._versions.switch(number, enabled=enabled)
-
-    def _refused(self, message: str, reason_code: str) -> RefusedError:
-        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
 
 
 def _bound(context: Context, version: str) -> bytes:

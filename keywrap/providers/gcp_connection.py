@@ -7,8 +7,8 @@ import google_crc32c
 from google.cloud.kms_v1 import KeyManagementServiceClient
 
 from keywrap.datakey import DataKey
-from keywrap.providers.calls import Batch, Road
-from keywrap.providers.gcp_errors import CorruptAnswerError, translate
+from keywrap.providers.calls import Batch, CorruptAnswerError, Road
+from keywrap.providers.gcp_errors import translate
 
 _Result = TypeVar("_Result")
 
@@ -35,8 +35,7 @@ class GcpConnection(Road[KeyManagementServiceClient]):
         threads: int,
         count: Callable[[], None],
     ) -> None:
-        super().__init__(make_client, threads, "gcp-kms", count)
-        self._key = key
+        super().__init__(key, make_client, translate, threads=threads, name="gcp-kms", count=count)
         self._timeout_s = timeout_s
 
     def send(
@@ -75,13 +74,7 @@ class GcpConnection(Road[KeyManagementServiceClient]):
             answer = getattr(client, method)(request=fields, retry=None, timeout=self._timeout_s)
             return read(answer)
 
-        return self.call(
-            ask,
-            lambda error: translate(error, method, self._key),
-            operation=method,
-            batch=batch,
-            again=again,
-        )
+        return self.call(method, ask, batch=batch, again=again)
 
 
 def checked(answer: Any, name: str) -> bytes:  # noqa: ANN401 - any message of Cloud KMS

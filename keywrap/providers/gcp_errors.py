@@ -40,32 +40,18 @@ _REFUSED_CODES = frozenset(
 )
 
 
-class CorruptAnswerError(Exception):
-    """An answer that does not fit its question.
-
-    Args:
-        what: what is wrong with it; holds nothing of it.
-    """
-
-
 def translate(error: Exception, method: str, key: str) -> KmsError:
     """Turn what a client raised into an error of ours that carries nothing of the request.
 
     Args:
-        error: what the client, google-auth or a check of its answer raised.
+        error: what the client or google-auth raised.
         method: the client's method, such as `decrypt`.
         key: URI of the KEK.
     """
-    if isinstance(error, KmsError):
-        return error  # of a check of an answer about the key itself, which holds no secret
-    if isinstance(error, CorruptAnswerError):
-        return UnavailableError(
-            f"{key}: the answer to {method} {error}", key=key, reason_code="answer_malformed"
-        )
     if isinstance(error, auth.GoogleAuthError):
         return _credentials(error, key)
     if not isinstance(error, exceptions.GoogleAPICallError):
-        return UnavailableError(f"{key}: no answer to {method} ({type(error).__name__})", key=key)
+        return UnavailableError.about(key, f"no answer to {method} ({type(error).__name__})")
     code, text = error.grpc_status_code, str(error.message)
     kind, reason_code, sentence = _meaning(code, text, method)
     name = code.name if isinstance(code, StatusCode) else type(error).__name__
@@ -75,17 +61,15 @@ def translate(error: Exception, method: str, key: str) -> KmsError:
 def _credentials(error: auth.GoogleAuthError, key: str) -> KmsError:
     name = type(error).__name__
     if isinstance(error, auth.TransportError) or getattr(error, "retryable", False):
-        return UnavailableError(f"{key}: no access token can be had now ({name})", key=key)
+        return UnavailableError.about(key, f"no access token can be had now ({name})")
     if isinstance(error, auth.DefaultCredentialsError):
-        return DeniedError(
-            f"{key}: this process finds no usable Google credentials ({name})",
-            key=key,
-            reason_code="credentials_missing",
+        return DeniedError.about(
+            key, f"this process finds no usable Google credentials ({name})", "credentials_missing"
         )
-    return DeniedError(
-        f"{key}: Google does not accept the credentials of this process ({name})",
-        key=key,
-        reason_code="credentials_refused",
+    return DeniedError.about(
+        key,
+        f"Google does not accept the credentials of this process ({name})",
+        "credentials_refused",
     )
 
 

@@ -13,10 +13,11 @@ from typing import TypeAlias
 import tenacity
 from google.cloud.kms_v1 import CryptoKey, CryptoKeyVersion
 
-from keywrap.kms import DeniedError, ThrottledError, UnavailableError
+from keywrap.kms import ThrottledError, UnavailableError
+from keywrap.providers.calls import CorruptAnswerError
 from keywrap.providers.gcp_connection import GcpConnection
-from keywrap.providers.gcp_errors import CorruptAnswerError
 from keywrap.providers.gcp_names import is_version, version_name, version_of
+from keywrap.providers.telling import Telling
 
 TAKEN_UP_WITHIN = timedelta(minutes=30)
 """A version that is younger and was never made primary is what a run that was cut off left: it is
@@ -31,7 +32,7 @@ _COMING = frozenset({_State.ENABLED, _State.PENDING_GENERATION})
 _OUT_OF_USE = frozenset({_State.DISABLED, _State.DESTROY_SCHEDULED, _State.DESTROYED})
 
 
-class GcpVersions:
+class GcpVersions(Telling):
     """The versions of one key.
 
     Args:
@@ -42,7 +43,7 @@ class GcpVersions:
 
     def __init__(self, connection: GcpConnection, key: str, name: str) -> None:
         self._connection = connection
-        self._key = key
+        self.key = key
         self._name = name
 
     def primary(self) -> str:
@@ -77,14 +78,14 @@ class GcpVersions:
             KmsError: it cannot be asked.
         """
         if not is_version(number):
-            raise self._denied("the key has no such version", "version_not_found")
+            raise self.denied("the key has no such version", "version_not_found")
         if not enabled and number == self.primary():
-            raise self._denied(
+            raise self.denied(
                 f"version {number} is the primary one: new wraps need it", "version_is_current"
             )
         state = self._read(number).state
         if enabled and state in {_State.DESTROY_SCHEDULED, _State.DESTROYED}:
-            raise self._denied(
+            raise self.denied(
                 f"version {number} is {state.name}; one that is scheduled can be restored: "
                 f"gcloud kms keys versions restore {number}",
                 "version_destroyed",
@@ -125,10 +126,8 @@ class GcpVersions:
         number = version_of(self._name, self._newest().name)
         if int(number) > int(version_of(self._name, newest.name)):
             return number
-        raise UnavailableError(
-            f"{self._key}: a new version was asked for, and none is seen yet",
-            key=self._key,
-            reason_code="rotation_not_seen",
+        raise self.unavailable(
+            "a new version was asked for, and none is seen yet", "rotation_not_seen"
         )
 
     def _wait_until_enabled(self, number: str) -> None:
@@ -143,13 +142,11 @@ class GcpVersions:
         with suppress(tenacity.RetryError):
             state = looking(lambda: self._read(number).state)
         if state is None:
-            raise UnavailableError(
-                f"{self._key}: version {number} is being made; the primary is as it was",
-                key=self._key,
-                reason_code="rotation_not_seen",
+            raise self.unavailable(
+                f"version {number} is being made; the primary is as it was", "rotation_not_seen"
             )
         if state != _State.ENABLED:
-            raise self._denied(
+            raise self.denied(
                 f"version {number} is {state.name}, so it was not made primary",
                 "version_not_enabled",
             )
@@ -201,19 +198,16 @@ class GcpVersions:
         if answer.name != self._name:
             raise CorruptAnswerError("is about another key")
         if answer.purpose != CryptoKey.CryptoKeyPurpose.ENCRYPT_DECRYPT:
-            raise self._denied(
+            raise self.denied(
                 "the key is not a symmetric one for encrypting and decrypting", "key_purpose"
             )
         if "primary" not in answer:
-            raise self._denied(
+            raise self.denied(
                 "the key has no primary version: gcloud kms keys set-primary-version",
                 "key_without_primary",
             )
         if answer.primary.state != _State.ENABLED:
-            raise self._denied(
+            raise self.denied(
                 f"the key's primary version is {answer.primary.state.name}", "version_not_enabled"
             )
         return self._number(answer.primary)
-
-    def _denied(self, message: str, reason_code: str) -> DeniedError:
-        return DeniedError(f"{self._key}: {message}", key=self._key, reason_code=reason_code)

@@ -28,6 +28,7 @@ from keywrap.keyfile import WRAP_LIMIT, KeyFile, LocalVersion
 from keywrap.keyfolder import KeyFolder, Stamp, create_key_file
 from keywrap.keys import KeyVersion, WrappedKey
 from keywrap.kms import Context, DeniedError, RefusedError
+from keywrap.providers.telling import Telling
 
 __all__ = ["LocalKeyProvider", "create_key_file"]
 
@@ -94,7 +95,7 @@ class _Block:
             self.version, self.left = version, 0
 
 
-class LocalKeyProvider:
+class LocalKeyProvider(Telling):
     """Wraps and unwraps with a KEK kept in a file. May be used from many threads.
 
     Other processes' changes to the file are seen at the next call.
@@ -114,9 +115,6 @@ class LocalKeyProvider:
         self._folder = KeyFolder(path, self.key)
         self._last: _Loaded | None = None
         self._block = _Block()
-
-    def __repr__(self) -> str:
-        return f"LocalKeyProvider({self.key})"
 
     def current_version(self) -> KeyVersion:
         """Return the newest version.
@@ -186,7 +184,7 @@ class LocalKeyProvider:
         for each in file.versions:
             if file.name_of(each) == version:
                 return each
-        raise self._refused(f"it has no version {version}", "key_version_unknown")
+        raise self.refused(f"it has no version {version}", "key_version_unknown")
 
     def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
         """Wrap one data key; see `wrap_many`."""
@@ -241,10 +239,10 @@ class LocalKeyProvider:
     ) -> DataKey | RefusedError:
         label, ciphertext = wrapped.key_version, wrapped.ciphertext
         if label.key != self.key:
-            return self._refused("the wrap names another key", "wrap_of_another_key")
+            return self.refused("the wrap names another key", "wrap_of_another_key")
         version = loaded.versions.get(label.version)
         if version is None:
-            return self._refused(
+            return self.refused(
                 f"the key file has no version {label.version}: it may be another host's, or have "
                 "been restored from an older backup",
                 "wrap_version_unknown",
@@ -252,14 +250,14 @@ class LocalKeyProvider:
         if not version.is_enabled:
             raise self._disabled(version)
         if len(ciphertext) not in _WRAP_BYTES:
-            return self._refused(
+            return self.refused(
                 f"a wrap has 44, 52 or 60 bytes, not {len(ciphertext)}", "wrap_length"
             )
         nonce, sealed = ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:]
         try:
             return DataKey(version.cipher.decrypt(nonce, sealed, version.additional(context)))
         except InvalidTag:
-            return self._refused("the wrap does not open", "wrap_does_not_open")
+            return self.refused("the wrap does not open", "wrap_does_not_open")
 
     def _load(self) -> _Loaded:
         """Return the key file as it is now."""
@@ -316,6 +314,3 @@ class LocalKeyProvider:
         return DeniedError(
             f"{version.name} is disabled", key=self.key, reason_code="version_disabled"
         )
-
-    def _refused(self, message: str, reason_code: str) -> RefusedError:
-        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)

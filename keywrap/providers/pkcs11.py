@@ -15,9 +15,10 @@ from typing import ClassVar, TypeVar
 from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError
+from keywrap.kms import Context, DeniedError, KmsError, RefusedError, UnavailableError, only
 from keywrap.metering import Meter, no_meter
 from keywrap.providers.pkcs11_uri import SCHEME, key_path
+from keywrap.providers.telling import Telling
 
 try:
     from pkcs11 import Session
@@ -33,7 +34,7 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-class Pkcs11Provider:
+class Pkcs11Provider(Telling):
     """Wraps and unwraps with one KEK in a token, by `aes-gcm` unless told otherwise.
 
     May be used from many threads: they take turns, as do all providers of one process.
@@ -60,9 +61,6 @@ class Pkcs11Provider:
         self._token = Token(address, self.key)
         self._keys = TokenKeys(family, self.key, self._mechanism, check_values or {})
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.key})"
-
     def current_version(self) -> KeyVersion:
         """Look for the newest version. Never cached: a campaign must see a rotation.
 
@@ -81,7 +79,7 @@ class Pkcs11Provider:
         """
         with LOCK, self._token.exclusive():
             if self._run(self._keys.versions):
-                raise self._denied("it is there already, and was left as it is", "already_there")
+                raise self.denied("it is there already, and was left as it is", "already_there")
             return self._create("1")
 
     def create_version(self) -> KeyVersion:
@@ -115,11 +113,11 @@ class Pkcs11Provider:
 
     def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
         """Wrap one data key; see `wrap_many`."""
-        return _only(self.wrap_many([(data_key, context)]))
+        return only(self.wrap_many([(data_key, context)]))
 
     def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
         """Open one wrap; see `unwrap_many`."""
-        return _only(self.unwrap_many([(wrapped, context)]))
+        return only(self.unwrap_many([(wrapped, context)]))
 
     def wrap_many(self, items: Sequence[tuple[DataKey, Context]]) -> list[WrappedKey | KmsError]:
         """Wrap each data key under the current KEK version; errors as in `BatchingKeyProvider`.
@@ -161,7 +159,7 @@ class Pkcs11Provider:
 
         inner = self._run(lambda session: self._surely(session, [version], act), "unwrap")
         if len(inner) + self._mechanism.overhead != len(wrapped.ciphertext):
-            raise self._refused(f"the wrap holds {len(inner)} bytes", "inner_key_length")
+            raise self.refused(f"the wrap holds {len(inner)} bytes", "inner_key_length")
         self._keys.remember(version, wrapped.ciphertext, bound)
         return DataKey(inner)
 
@@ -183,7 +181,7 @@ class Pkcs11Provider:
         try:
             return act(session)
         except INTEGRITY:
-            raise self._refused("the wrap does not open", "wrap_does_not_open") from None
+            raise self.refused("the wrap does not open", "wrap_does_not_open") from None
 
     def _check(self, wrapped: WrappedKey) -> None:
         """See that a wrap may be one of this KEK.
@@ -192,10 +190,10 @@ class Pkcs11Provider:
             RefusedError: it cannot be.
         """
         if wrapped.key_version.key != self.key:
-            raise self._refused("the wrap names another key", "wrap_of_another_key")
+            raise self.refused("the wrap names another key", "wrap_of_another_key")
         lengths = [self._mechanism.overhead + size for size in KEY_BYTES]
         if len(wrapped.ciphertext) not in lengths:
-            raise self._refused(
+            raise self.refused(
                 f"a wrap by {self._mechanism.name} has {', '.join(map(str, lengths))} bytes, not "
                 f"{len(wrapped.ciphertext)}",
                 "wrap_length",
@@ -204,7 +202,7 @@ class Pkcs11Provider:
     def _wrapped(self, version: str, wrap: bytes, inner: int) -> WrappedKey:
         """Name a wrap that the token made, once its length is seen to be right."""
         if len(wrap) != inner + self._mechanism.overhead:
-            raise self._denied(
+            raise self.denied(
                 f"the token made a wrap of {len(wrap)} bytes for a key of {inner}", "token_unsound"
             )
         return WrappedKey(KeyVersion(self.key, version), wrap)
@@ -216,23 +214,21 @@ class Pkcs11Provider:
 
         self._run(make, again=False)
         if self._run(self._keys.newest) != version:
-            raise UnavailableError(
-                f"{self.key}: version {version} was made, but is not seen yet",
-                key=self.key,
-                reason_code="rotation_not_seen",
+            raise self.unavailable(
+                f"version {version} was made, but is not seen yet", "rotation_not_seen"
             )
         self._run(lambda session: self._keys.wrapping(session, version))
         return KeyVersion(self.key, version)
 
     def _switch(self, version: KeyVersion, *, on: bool) -> None:
         if version.key != self.key:
-            raise self._refused(f"it has no version {version}", "key_version_unknown")
+            raise self.refused(f"it has no version {version}", "key_version_unknown")
 
         def act(session: Session) -> None:
             if self._keys.find(session, version.version) is None:
-                raise self._refused(f"it has no version {version.version}", "key_version_unknown")
+                raise self.refused(f"it has no version {version.version}", "key_version_unknown")
             if not on and version.version == self._keys.newest(session):
-                raise self._denied(
+                raise self.denied(
                     f"version {version.version} is the current one; rewrap rotate-kek {self.key} "
                     "makes another",
                     "version_is_current",
@@ -282,13 +278,7 @@ class Pkcs11Provider:
     def _no_such_version(self, session: Session, version: str) -> RefusedError:
         # Where none is found at all it is no fault of the wrap: this raises another error.
         self._keys.newest(session)
-        return self._refused(f"the token has no version {version!a}", "wrap_version_unknown")
-
-    def _refused(self, message: str, reason_code: str) -> RefusedError:
-        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
-
-    def _denied(self, message: str, reason_code: str) -> DeniedError:
-        return DeniedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
+        return self.refused(f"the token has no version {version!a}", "wrap_version_unknown")
 
 
 class Pkcs11KeyWrapProvider(Pkcs11Provider):
@@ -325,11 +315,3 @@ class Pkcs11KeyWrapProvider(Pkcs11Provider):
 
         moved = self._run(lambda session: self._surely(session, [source, target], act), "rewrap")
         return self._wrapped(target, moved, len(wrapped.ciphertext) - self._mechanism.overhead)
-
-
-def _only(results: Sequence[_Result | KmsError]) -> _Result:
-    """Return the result of a batch of one, or raise its error."""
-    (result,) = results
-    if isinstance(result, KmsError):
-        raise result
-    return result

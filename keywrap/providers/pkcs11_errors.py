@@ -95,22 +95,16 @@ def denied(error: p11.PKCS11Error, key: str) -> DeniedError | None:
         key: URI of the KEK.
     """
     if not_permitted(error):
-        return DeniedError(
-            f"{key}: the token says that this version of the key is disabled, or was never meant "
+        return DeniedError.about(
+            key,
+            "the token says that this version of the key is disabled, or was never meant "
             "for this mechanism",
-            key=key,
-            reason_code="version_disabled",
+            "version_disabled",
         )
     if "exception while loading" in str(error):
-        return DeniedError(
-            f"{key}: `module` is no PKCS#11 library: {error}",
-            key=key,
-            reason_code="module_unusable",
-        )
+        return DeniedError.about(key, f"`module` is no PKCS#11 library: {error}", "module_unusable")
     if isinstance(error, _REFUSES) or str(error).endswith(_ACTION_PROHIBITED):
-        return DeniedError(
-            f"{key}: the token refuses ({said(error)})", key=key, reason_code="token_refuses"
-        )
+        return DeniedError.about(key, f"the token refuses ({said(error)})", "token_refuses")
     return None
 
 
@@ -124,8 +118,6 @@ def unavailable(error: p11.PKCS11Error, key: str) -> UnavailableError:
     hint = ""
     if isinstance(error, (p11.NoSuchToken, ModuleNotStartedError)):
         hint = "; is the HSM connected, and for SoftHSM, is SOFTHSM2_CONF in this environment?"
-    return UnavailableError(
-        f"{key}: the token does not answer ({said(error)}){hint}",
-        key=key,
-        reason_code="token_not_found" if hint else "",
+    return UnavailableError.about(
+        key, f"the token does not answer ({said(error)}){hint}", "token_not_found" if hint else ""
     )

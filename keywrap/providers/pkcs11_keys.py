@@ -19,6 +19,7 @@ from keywrap.datakey import KEY_BYTES
 from keywrap.kms import DeniedError
 from keywrap.providers.pkcs11_errors import INTEGRITY, is_fixed
 from keywrap.providers.pkcs11_mechanisms import WrapMechanism
+from keywrap.providers.telling import Telling
 
 KEK_BITS = 256
 
@@ -26,7 +27,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _KIND = {Attribute.CLASS: ObjectClass.SECRET_KEY, Attribute.KEY_TYPE: KeyType.AES}
 
 
-class TokenKeys:
+class TokenKeys(Telling):
     """Finds, checks and makes the versions of a KEK.
 
     Args:
@@ -41,7 +42,7 @@ class TokenKeys:
         self, name: str, key: str, mechanism: WrapMechanism, check_values: Mapping[str, str]
     ) -> None:
         self._name = name
-        self._key = key
+        self.key = key
         self._mechanism = mechanism
         self._check_values = dict(check_values)
         self._session: Session | None = None
@@ -62,8 +63,8 @@ class TokenKeys:
             # SoftHSM finds nothing, without an error, in a token that was taken out.
             raise p11.SessionClosed
         if not versions:
-            raise self._denied(
-                f"the token has no key {self._name}:v1; make it: rewrap create-kek {self._key}",
+            raise self.denied(
+                f"the token has no key {self._name}:v1; make it: rewrap create-kek {self.key}",
                 "key_not_found",
             )
         self._newest = versions[-1]
@@ -98,7 +99,7 @@ class TokenKeys:
         if version not in self._found and _VERSION.fullmatch(version):
             found = self._search(session, {Attribute.LABEL: self._label(version)})
             if len(found) > 1:
-                raise self._denied(
+                raise self.denied(
                     f"{len(found)} keys are labelled {self._label(version)}, and wraps do not say "
                     "which of them they need; nothing was changed. Find out and relabel the others",
                     "key_version_duplicate",
@@ -149,7 +150,7 @@ class TokenKeys:
         """
         if missing := self._mechanism.needs - session.token.slot.get_mechanisms():
             names = ", ".join(sorted(f"CKM_{each.name}" for each in missing))
-            raise self._denied(f"the token does not offer {names}", "mechanism_missing")
+            raise self.denied(f"the token does not offer {names}", "mechanism_missing")
         key = session.generate_key(
             KeyType.AES,
             KEK_BITS,
@@ -194,7 +195,7 @@ class TokenKeys:
         self._found.pop(version, None)
         if not done:
             names = " and ".join(f"CKA_{attribute.name}" for attribute in switches)
-            raise self._denied(
+            raise self.denied(
                 f"the token does not let {names} of version {version} be changed; do it with the "
                 "HSM's own tool",
                 "version_not_switchable",
@@ -226,7 +227,7 @@ class TokenKeys:
             self._mechanism.open(key, *self._known_good[version])
         except INTEGRITY:
             self._round_trip(key)  # where this fails too, it is the token
-            raise self._denied(
+            raise self.denied(
                 f"version {version} does not open what it opened before: it is another key than "
                 "it was",
                 "key_changed",
@@ -236,19 +237,19 @@ class TokenKeys:
         probe, context, other = os.urandom(max(KEY_BYTES)), os.urandom(16), os.urandom(16)
         wrap = self._mechanism.wrap(key, probe, context)
         if self._mechanism.open(key, wrap, context) != probe:
-            raise self._denied("a wrap does not open to what was wrapped", "token_unsound")
+            raise self.denied("a wrap does not open to what was wrapped", "token_unsound")
         try:
             self._mechanism.open(key, wrap, other)
         except p11.PKCS11Error:
             return
-        raise self._denied("a wrap opens with any context: it binds nothing", "token_unsound")
+        raise self.denied("a wrap opens with any context: it binds nothing", "token_unsound")
 
     def _examine(self, version: str, key: SecretKey) -> None:
         """See that a key is fit to wrap, before its first wrap."""
         if key.key_length != KEK_BITS:
-            raise self._denied(f"version {version} is not AES-256", "key_unfit")
+            raise self.denied(f"version {version} is not AES-256", "key_unfit")
         if key[Attribute.EXTRACTABLE] or not key[Attribute.SENSITIVE]:
-            raise self._denied(
+            raise self.denied(
                 f"version {version} may leave the token: CKA_SENSITIVE must be true and "
                 "CKA_EXTRACTABLE false",
                 "key_unfit",
@@ -262,7 +263,7 @@ class TokenKeys:
             rf"{re.escape(self._name)}:v({_VERSION.pattern})".encode(), key[Attribute.ID] or b""
         )
         if named and named[1].decode() != version:
-            raise self._denied(
+            raise self.denied(
                 f"the key labelled {self._label(version)} has the CKA_ID of version "
                 f"{named[1].decode()}; was it relabelled?",
                 "key_version_relabelled",
@@ -273,7 +274,7 @@ class TokenKeys:
             return  # the token does not tell it
         expected = self._check_values.setdefault(version, check_value)
         if check_value and check_value != expected:
-            raise self._denied(
+            raise self.denied(
                 f"version {version} has the check value {check_value}, and not {expected}: it is "
                 "another key than it was",
                 "key_check_value",
@@ -304,14 +305,11 @@ class TokenKeys:
         return f"{self._name}:v{version}"
 
     def _disabled(self, version: str) -> DeniedError:
-        return self._denied(
+        return self.denied(
             f"version {version} is disabled, or was made for another mechanism than "
             f"{self._mechanism.name}",
             "version_disabled",
         )
-
-    def _denied(self, message: str, reason_code: str) -> DeniedError:
-        return DeniedError(f"{self._key}: {message}", key=self._key, reason_code=reason_code)
 
 
 def _label_of(key: SecretKey) -> str:

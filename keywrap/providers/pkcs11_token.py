@@ -9,7 +9,6 @@ login rewrites the token's file. So both are done under an exclusive lock (flock
 own file, which all processes of a host share and none has to make.
 """
 
-import errno
 import fcntl
 import hashlib
 import hmac
@@ -26,8 +25,10 @@ import pkcs11
 from pkcs11 import exceptions as p11
 from pkcs11._pkcs11 import lib
 
+from keywrap.filelocks import take
 from keywrap.kms import DeniedError, UnavailableError
 from keywrap.providers import pkcs11_errors as errors
+from keywrap.providers.telling import Telling
 
 LOCK = threading.RLock()
 """Held round every call of every module."""
@@ -37,8 +38,6 @@ os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_
 
 WAIT_S = 30.0
 """Longest wait for another process's login, which takes milliseconds."""
-
-_BUSY = frozenset({errno.EAGAIN, errno.EACCES})
 
 _Result = TypeVar("_Result")
 
@@ -120,7 +119,8 @@ class _Module:
             return
         file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _lock(file)
+            held = f"another process held it for {WAIT_S:g} s"
+            take(file, time.monotonic() + WAIT_S, held)
             self._exclusive += 1
             try:
                 yield
@@ -134,7 +134,7 @@ class _Module:
 _modules: dict[Path, _Module] = {}
 
 
-class Token:
+class Token(Telling):
     """Runs calls in a session of a token, for one KEK.
 
     It logs in when first used. All KEKs of a token share one login in a process, and a process
@@ -147,7 +147,7 @@ class Token:
 
     def __init__(self, address: TokenAddress, key: str) -> None:
         self._address = address
-        self._key = key
+        self.key = key
         self._login: _Login | None = None
         with LOCK:
             self._module = _modules.setdefault(address.module, _Module(address.module))
@@ -182,10 +182,10 @@ class Token:
         Raises:
             DeniedError: the session is sound, and the token refuses.
         """
-        if denied := errors.denied(error, self._key):
+        if denied := errors.denied(error, self.key):
             raise denied from None
         self._module.forget()
-        return errors.unavailable(error, self._key)
+        return errors.unavailable(error, self.key)
 
     def session(self) -> pkcs11.Session:
         """Return the session of this process; for use under `LOCK`, which `run` holds.
@@ -207,7 +207,7 @@ class Token:
     def _share(self, login: _Login) -> _Login:
         """Use another KEK's login; a module takes any PIN then, so that this one is compared."""
         if not hmac.compare_digest(login.pin, _digest(self._pin())):
-            raise self._denied(
+            raise self.denied(
                 "this process is logged in to the token with another PIN", "pin_refused"
             )
         return login
@@ -236,17 +236,15 @@ class Token:
                 with self._module.exclusive():
                     yield
             except OSError as error:
-                raise UnavailableError(
-                    f"{self._key}: {self._module.path} cannot be locked: {error.strerror}",
-                    key=self._key,
-                    reason_code="token_locked",
+                raise self.unavailable(
+                    f"{self._module.path} cannot be locked: {error.strerror}", "token_locked"
                 ) from error
 
     def _pin(self) -> str:
         try:
             return self._address.pin()
         except PinError as error:
-            raise self._denied(str(error), "pin_unreadable") from None
+            raise self.denied(str(error), "pin_unreadable") from None
 
     def _log_in(self, library: lib) -> _Login:
         pin, label = self._pin(), self._address.label
@@ -255,7 +253,7 @@ class Token:
         try:
             session = library.get_token(token_label=label).open(user_pin=pin)
         except p11.UserAlreadyLoggedIn:
-            raise self._denied(
+            raise self.denied(
                 "other code of this process uses the same module, which one alone may do",
                 "module_in_use",
             ) from None
@@ -269,28 +267,10 @@ class Token:
         return login
 
     def _pin_refused(self, message: str) -> DeniedError:
-        return self._denied(
+        return self.denied(
             f"{message}; put the right one where `pin_env` or `pin_file` says", "pin_refused"
         )
-
-    def _denied(self, message: str, reason_code: str) -> DeniedError:
-        return DeniedError(f"{self._key}: {message}", key=self._key, reason_code=reason_code)
 
 
 def _digest(pin: str) -> bytes:
     return hashlib.sha256(pin.encode()).digest()
-
-
-def _lock(file: int) -> None:
-    until = time.monotonic() + WAIT_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _BUSY:
-                raise
-        else:
-            return
-        if time.monotonic() > until:
-            raise TimeoutError(errno.ETIMEDOUT, f"another process held it for {WAIT_S:g} s")
-        time.sleep(0.002)

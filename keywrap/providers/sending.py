@@ -4,6 +4,7 @@ from typing import Protocol
 
 from keywrap.metering import Meter
 from keywrap.pacing import Pacer
+from keywrap.providers.telling import Telling
 
 
 class Connection(Protocol):
@@ -16,10 +17,18 @@ class Connection(Protocol):
         """Let a meter hear of each request."""
 
 
-class Sending:
-    """A provider whose requests can be paced and timed, since all go over its connection."""
+class Sending(Telling):
+    """A provider whose requests can be paced, timed and counted: all go over its connection.
+
+    Attributes:
+        requests: how many it has sent.
+    """
 
     _connection: Connection
+    requests: int = 0
+
+    def _count_request(self) -> None:
+        self.requests += 1
 
     def pace_by(self, pacer: Pacer) -> None:
         """Let a pacer decide when each request is sent; see `keywrap.pacing.Paced`."""

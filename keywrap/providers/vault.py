@@ -19,7 +19,7 @@ from typing import ClassVar, TypeVar
 from keywrap.contexts import canonical_context
 from keywrap.datakey import KEY_BYTES, DataKey
 from keywrap.keys import KeyVersion, WrappedKey
-from keywrap.kms import Context, DeniedError, RefusedError, UnavailableError
+from keywrap.kms import Context, RefusedError, UnavailableError, only
 from keywrap.providers.sending import Sending
 from keywrap.providers.vault_connection import (
     Data,
@@ -80,17 +80,10 @@ class VaultTransitProvider(Sending):
     def __init__(self, path: str, server: VaultServer, *, batch_items: int = BATCH_ITEMS) -> None:
         self._mount, self._name = check_key_path(path)
         self.key = f"hcvault://{path}"
-        self.requests = 0
         self.batch_items = batch_items
         self._key_is_right = False
         self._connection = VaultConnection(server, self.key, self._count_request)
         self._named = threading.local()
-
-    def __repr__(self) -> str:
-        return f"VaultTransitProvider({self.key})"
-
-    def _count_request(self) -> None:
-        self.requests += 1
 
     def current_version(self) -> KeyVersion:
         """Read the version that `wrap` uses now. Never cached: a campaign must see a rotation.
@@ -100,13 +93,13 @@ class VaultTransitProvider(Sending):
         """
         data = self._send("GET", f"keys/{self._name}")
         if not data.derived:
-            raise self._denied(
+            raise self.denied(
                 "the key is not derived, so it binds no wrap to its blob, and that cannot be "
                 f"changed later; make another: bao write -f {self._mount}/keys/NAME derived=true",
                 "key_not_derived",
             )
         if data.soft_deleted:
-            raise self._denied("the key is soft-deleted", "key_soft_deleted")
+            raise self.denied("the key is soft-deleted", "key_soft_deleted")
         if data.latest_version < 1:
             raise self._malformed("names no version")
         self._key_is_right = True
@@ -123,10 +116,8 @@ class VaultTransitProvider(Sending):
         self._send("POST", f"keys/{self._name}/rotate", again=False)
         after = self.current_version()
         if int(after.version) <= int(before.version):
-            raise UnavailableError(
-                f"{self.key}: rotated, but the new version is not seen yet",
-                key=self.key,
-                reason_code="rotation_not_seen",
+            raise self.unavailable(
+                "rotated, but the new version is not seen yet", "rotation_not_seen"
             )
         return after
 
@@ -172,11 +163,11 @@ class VaultTransitProvider(Sending):
 
     def _require_later(self, version: KeyVersion) -> None:
         if int(self.current_version().version) <= self._number(version):
-            raise self._denied(f"{version} is the newest version", "version_is_current")
+            raise self.denied(f"{version} is the newest version", "version_is_current")
 
     def _number(self, version: KeyVersion) -> int:
         if version.key != self.key or not _VERSION.fullmatch(version.version):
-            raise self._denied(f"{version} is no version of it", "version_unknown")
+            raise self.denied(f"{version} is no version of it", "version_unknown")
         return int(version.version)
 
     def _configure(self, **settings: int) -> None:
@@ -184,11 +175,11 @@ class VaultTransitProvider(Sending):
 
     def wrap(self, data_key: DataKey, context: Context) -> WrappedKey:
         """Wrap one data key; see `wrap_many`."""
-        return _only(self.wrap_many([(data_key, context)]))
+        return only(self.wrap_many([(data_key, context)]))
 
     def unwrap(self, wrapped: WrappedKey, context: Context) -> DataKey:
         """Open one wrap; see `unwrap_many`."""
-        return _only(self.unwrap_many([(wrapped, context)]))
+        return only(self.unwrap_many([(wrapped, context)]))
 
     def wrap_many(
         self, items: Sequence[tuple[DataKey, Context]]
@@ -241,9 +232,9 @@ class VaultTransitProvider(Sending):
         for wrapped, context in items:
             version = wrapped.key_version.version
             if wrapped.key_version.key != self.key:
-                payloads.append(self._refused("the wrap names another key", "wrap_of_another_key"))
+                payloads.append(self.refused("the wrap names another key", "wrap_of_another_key"))
             elif not _VERSION.fullmatch(version):
-                payloads.append(self._refused("the wrap names no version", "wrap_version_unknown"))
+                payloads.append(self.refused("the wrap names no version", "wrap_version_unknown"))
             else:
                 text = base64.b64encode(wrapped.ciphertext).decode()
                 payloads.append({"ciphertext": f"vault:v{version}:{text}", **_bound(context)})
@@ -319,16 +310,16 @@ class VaultTransitProvider(Sending):
         if not item.error:
             return None
         if known := key_error(item.error):
-            raise self._denied(known[1], known[0])
+            raise self.denied(known[1], known[0])
         if "version is too new" in item.error:
-            return self._refused("the key has no such version", "wrap_version_unknown")
+            return self.refused("the key has no such version", "wrap_version_unknown")
         if "message authentication failed" in item.error:
-            return self._refused("the wrap does not open", "wrap_does_not_open")
+            return self.refused("the wrap does not open", "wrap_does_not_open")
         if item.error.startswith("invalid ciphertext"):
-            return self._refused("the wrap is none of Transit", "wrap_malformed")
+            return self.refused("the wrap is none of Transit", "wrap_malformed")
         # The text of an encrypt is not repeated: its request holds the data key.
         said = "" if operation == "encrypt" else f": {item.error[:200]!a}"
-        return self._refused(f"the server refuses the wrap{said}", "wrap_refused")
+        return self.refused(f"the server refuses the wrap{said}", "wrap_refused")
 
     def _wrapped(self, item: Item) -> WrappedKey:
         """Read a wrap; the version it claims must be the one that its answer names."""
@@ -346,29 +337,13 @@ class VaultTransitProvider(Sending):
         if inner is None:
             raise self._malformed("has a plaintext that is not base64")
         if len(inner) not in KEY_BYTES:
-            return self._refused(
+            return self.refused(
                 f"the wrap holds {len(inner)} bytes, which is no AES key", "inner_key_length"
             )
         return DataKey(inner)
 
     def _malformed(self, what: str) -> UnavailableError:
-        return UnavailableError(
-            f"{self.key}: the server's answer {what}", key=self.key, reason_code="answer_malformed"
-        )
-
-    def _refused(self, message: str, reason_code: str) -> RefusedError:
-        return RefusedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
-
-    def _denied(self, message: str, reason_code: str) -> DeniedError:
-        return DeniedError(f"{self.key}: {message}", key=self.key, reason_code=reason_code)
-
-
-def _only(results: Sequence[_Result | RefusedError]) -> _Result:
-    """Return the result of a batch of one, or raise its error."""
-    (result,) = results
-    if isinstance(result, RefusedError):
-        raise result
-    return result
+        return self.unavailable(f"the server's answer {what}", "answer_malformed")
 
 
 def _bound(context: Context) -> _Payload:

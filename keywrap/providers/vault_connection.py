@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import tenacity
 
-from keywrap.kms import DeniedError, KmsError, ThrottledError, UnavailableError
+from keywrap.kms import KmsError, ThrottledError, UnavailableError
 from keywrap.metering import Meter, no_meter
 from keywrap.pacing import NO_PACER, Pacer
+from keywrap.providers.telling import Telling
 
 try:
     import hvac
@@ -156,7 +157,7 @@ class VaultServer:
     ca_file: Path | None = None
 
 
-class VaultConnection:
+class VaultConnection(Telling):
     """Sends requests for one key and turns each failure into one of the four kinds.
 
     It connects when first used. Each thread has its own client, since `requests` does not promise
@@ -170,7 +171,7 @@ class VaultConnection:
 
     def __init__(self, server: VaultServer, key: str, count: Callable[[], None]) -> None:
         self._server = server
-        self._key = key
+        self.key = key
         self._count = count
         self._token = ""
         self._lock = threading.Lock()
@@ -249,11 +250,7 @@ class VaultConnection:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             answer = None
         if answer is None and done:
-            raise UnavailableError(
-                f"{self._key}: the server's answer is not one of Transit",
-                key=self._key,
-                reason_code="answer_malformed",
-            )
+            raise self.unavailable("the server's answer is not one of Transit", "answer_malformed")
         answer = answer or Answer()
         # OpenBao answers 400 where every item of a batch failed, whatever
         # `partial_failure_response_code` says; the items then tell more than the status.
@@ -278,7 +275,7 @@ class VaultConnection:
         if failure:
             # Raised outside the handler: the cause holds the request, and with it the token
             # and, in an encrypt, the data keys; `from None` would only hide it.
-            raise UnavailableError(f"{self._key}: no answer ({failure})", key=self._key)
+            raise self.unavailable(f"no answer ({failure})")
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             self._pacer.throttled()
         return response.status_code, response.content
@@ -311,9 +308,7 @@ class VaultConnection:
                 try:
                     self._token = check_token(self._server.token())
                 except TokenError as error:
-                    raise DeniedError(
-                        f"{self._key}: {error}", key=self._key, reason_code="token_unreadable"
-                    ) from None
+                    raise self.denied(str(error), "token_unreadable") from None
             return self._token
 
     def _token_changed(self, used: str) -> bool:
@@ -336,20 +331,16 @@ class VaultConnection:
             raise TooComplexError
         # A soft-deleted key's rotation is answered with 500, so the text goes first.
         if known := key_error(text):
-            return self._denied(known[1], known[0])
+            return self.denied(known[1], known[0])
         said = f"HTTP {status}" + (f": {text[:200]!a}" if quotable and text else "")
         if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return ThrottledError(f"{self._key}: a rate limit is exceeded", key=self._key)
+            return ThrottledError.about(self.key, "a rate limit is exceeded")
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _WAIT_STATUSES:
-            return UnavailableError(f"{self._key}: {said}", key=self._key)
+            return self.unavailable(said)
         if status < HTTPStatus.BAD_REQUEST:
-            return UnavailableError(
-                f"{self._key}: {said}, a redirect, which is never followed with a token; "
+            return self.unavailable(
+                f"{said}, a redirect, which is never followed with a token; "
                 "configure the address of the active node",
-                key=self._key,
-                reason_code="server_redirects",
+                "server_redirects",
             )
-        return self._denied(*_DENIED_STATUSES.get(status, (said, "request_refused")))
-
-    def _denied(self, sentence: str, reason_code: str) -> DeniedError:
-        return DeniedError(f"{self._key}: {sentence}", key=self._key, reason_code=reason_code)
+        return self.denied(*_DENIED_STATUSES.get(status, (said, "request_refused")))

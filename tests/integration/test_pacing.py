@@ -218,10 +218,17 @@ def test_a_provider_asks_for_each_request_and_tells_of_each_throttled_answer() -
             told.append("throttled")
             return True
 
-    road: Road[None] = Road(lambda: None, 1, "test", lambda: None)
+    road: Road[None] = Road(
+        "k",
+        lambda: None,
+        lambda _error, _operation, _key: ThrottledError("slow"),
+        threads=1,
+        name="test",
+        count=lambda: None,
+    )
     road.pace_by(Pacer())
     answers: list[Callable[[], int]] = [_raise, lambda: 7]
-    assert road.call(lambda _client: answers.pop(0)(), lambda _e: ThrottledError("slow")) == 7
+    assert road.call("other", lambda _client: answers.pop(0)()) == 7
     assert told == ["take", "throttled", "take"]
 
 

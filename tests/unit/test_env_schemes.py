@@ -17,7 +17,6 @@ from keywrap.providers.env_schemes import (
     NotOpenedError,
     Scheme,
     Wrapping,
-    looks_like,
     wrapping_of,
 )
 
@@ -143,24 +142,8 @@ def test_a_fernet_key_of_another_length_is_refused(size: int) -> None:
 
 
 @given(schemes, data_keys)
-def test_a_wrap_has_a_length_of_its_scheme_and_looks_like_it(
-    scheme: Scheme, payload: bytes
-) -> None:
-    wrap = made(scheme).seal(payload, None)
-    assert len(wrap) in WRAP_LENGTHS[scheme]
-    assert scheme in looks_like(wrap)
-
-
-def test_shapes_tell_as_much_as_they_can() -> None:
-    gcm = ("aes-gcm", "aes-gcm-tag-first")
-    token = made("fernet").seal(bytes(32), None)
-    assert looks_like(b"") == ("direct",)
-    assert looks_like(bytes(60)) == gcm
-    assert looks_like(bytes(64)) == ("aes-gcm-iv16",)
-    assert looks_like(bytes(40)) == ("aes-kw", "aes-kwp")
-    assert looks_like(token) == looks_like(base64.urlsafe_b64decode(token)) == ("fernet",)
-    assert looks_like(bytes(105)) == looks_like(bytes(140)) == looks_like(bytes(61)) == ()
-    assert (len(token), len(base64.urlsafe_b64decode(token))) == (140, 105)
+def test_a_wrap_has_a_length_of_its_scheme(scheme: Scheme, payload: bytes) -> None:
+    assert len(made(scheme).seal(payload, None)) in WRAP_LENGTHS[scheme]
 
 
 def test_no_scheme_without_authentication_is_a_scheme() -> None:

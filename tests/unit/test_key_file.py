@@ -1,4 +1,6 @@
 import base64
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -197,6 +199,18 @@ def test_a_lock_that_is_held_too_long_is_told(
     assert refused.value.reason_code == "key_file_locked"
     assert isinstance(refused.value, UnavailableError)
     assert provider.create_version() == named(path, 2)
+
+
+def test_a_file_system_without_locks_is_told(
+    provider: LocalKeyProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(_file: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UnavailableError) as refused:
+        provider.create_version()
+    assert refused.value.reason_code == "key_file_unavailable"
 
 
 def test_a_version_is_named_by_its_number_and_its_key(path: Path) -> None:

@@ -9,7 +9,6 @@ from keywrap.keyring import KeyRing
 from keywrap.keys import KeyVersion
 from keywrap.layout import Layout
 from keywrap.providers.env import EnvKeyProvider
-from keywrap.providers.env_schemes import looks_like
 from keywrap.reading import SidecarReader
 from keywrap.rewrapping import Goal, Outcome, Prove, Rewrapper, Selection
 from keywrap.testing.kms import MemoryKeyProvider
@@ -86,15 +85,6 @@ def test_a_blob_that_was_swapped_is_found_under_every_scheme(
         (result,) = Rewrapper(legacy.reader, keys, "records-v1", POOL).rewrap([one], goal).results
         assert result.outcome is Outcome.QUARANTINED, kind
         assert store.read(names[0]).data == second.data
-
-
-def test_a_wrap_looks_like_the_scheme_that_made_it(schemes: SchemeKeys, keys: KeyRing) -> None:
-    legacy = blobs_of(keys, schemes)
-    for kind in schemes.kinds.keys() - {"local"}:
-        (blob_id,) = legacy.make([f"{kind}-000001"], POOL)
-        provider = keys.provider(schemes.kinds[kind])
-        assert isinstance(provider, EnvKeyProvider)
-        assert provider.scheme in looks_like(legacy.reader.read(blob_id).wrapped.ciphertext)
 
 
 def test_the_kinds_of_the_demo_are_the_default(keys: KeyRing) -> None:

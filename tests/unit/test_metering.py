@@ -57,7 +57,14 @@ def test_each_attempt_is_heard_of_with_what_it_came_to() -> None:
         assert 0 <= seconds < 5
         heard.append((operation, type(failure).__name__))
 
-    road: Road[None] = Road(lambda: None, 1, "test", lambda: None)
+    road: Road[None] = Road(
+        "k",
+        lambda: None,
+        lambda _error, _operation, _key: UnavailableError("away"),
+        threads=1,
+        name="test",
+        count=lambda: None,
+    )
     road.meter_by(meter)
     answers: list[Any] = [OSError("reset"), 7]
 
@@ -67,7 +74,7 @@ def test_each_attempt_is_heard_of_with_what_it_came_to() -> None:
             raise answer
         return int(answer)
 
-    assert road.call(ask, lambda _e: UnavailableError("away"), operation="decrypt") == 7
+    assert road.call("decrypt", ask) == 7
     assert heard == [("decrypt", "UnavailableError"), ("decrypt", "NoneType")]
 
 

@@ -186,15 +186,17 @@ def test_a_lost_sidecar_keeps_every_content(swept: Yard, blob_id: str) -> None:
     world.store._objects[lost] = data
 
 
-@pytest.mark.parametrize("spoil", ["sidecar", "wrap", "content", "truncated", "missing"])
+@pytest.mark.parametrize("spoil", ["sidecar", "format", "wrap", "content", "truncated", "missing"])
 def test_a_blob_that_does_not_open_keeps_every_content(swept: Yard, spoil: str) -> None:
     world, blob_id = swept.world, "t/managed"
     sidecar, live = world.raw(blob_id), f"{blob_id}.~{world.sidecar(blob_id)['object']}"
     content = world.store._objects[live]
     if spoil == "sidecar":
         world.store._objects[world.layout.sidecar_name(blob_id)] = b"{"
-    elif spoil == "wrap":
-        other = {**world.sidecar(blob_id), "wrapped_dek": world.sidecar("t/direct")["wrapped_dek"]}
+    elif spoil in {"format", "wrap"}:
+        wrap = world.sidecar("t/direct")["wrapped_dek"]
+        changed = {"content": "rot13-v1"} if spoil == "format" else {"wrapped_dek": wrap}
+        other = {**world.sidecar(blob_id), **changed}
         world.store._objects[world.layout.sidecar_name(blob_id)] = json.dumps(other).encode()
     elif spoil == "content":
         world.store._objects[live] = content[:-1] + bytes([content[-1] ^ 1])

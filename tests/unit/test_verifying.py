@@ -2,10 +2,11 @@ from collections.abc import Callable
 
 import pytest
 
+from keywrap.contentformat import READ_BYTES
 from keywrap.datakey import DataKey
 from keywrap.kms import DeniedError, KmsError, ThrottledError, UnavailableError
 from keywrap.rewrapping import READS, Outcome, Result
-from keywrap.stores import StoreUnavailableError
+from keywrap.stores import Stored, StoreUnavailableError
 from tests.worlds import KEK, KINDS, FaultyStore, World, by_id
 
 
@@ -78,9 +79,36 @@ def test_a_writer_between_sidecar_and_content_makes_no_false_alarm(world: World)
     world.plant("wrapped", "a", b"old")
     world.store.before(
         "read",
-        lambda: world.store.before("read", lambda: world.plant("wrapped", "a", b"new") and None),
+        lambda: world.store.before(
+            "read_range", lambda: world.plant("wrapped", "a", b"new") and None
+        ),
     )
     assert world.verifier().verify(["a"]).results == [Result("a", Outcome.CURRENT)]
+
+
+class MeasuredStore(FaultyStore):
+    """Knows how much was read of an object at once."""
+
+    most = 0
+
+    def read(self, name: str, *, limit: int | None = None) -> Stored:
+        stored = super().read(name, limit=limit)
+        self.most = max(self.most, len(stored.data))
+        return stored
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        part = super().read_range(name, start, length)
+        self.most = max(self.most, len(part))
+        return part
+
+
+def test_a_content_is_not_held_whole() -> None:
+    store = MeasuredStore()
+    world = World(store)
+    world.put("a", bytes(2 * READ_BYTES))
+    store.most = 0
+    assert world.verifier().verify(["a"]).results == [Result("a", Outcome.CURRENT)]
+    assert store.most == READ_BYTES
 
 
 def test_an_object_that_comes_back_in_time_is_read(world: World) -> None:
