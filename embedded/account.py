@@ -78,7 +78,8 @@ def let_through(path: Path, account: Account) -> None:
         status = parent.stat()
         if status.st_uid != account.uid and not status.st_mode & stat.S_IXOTH:
             _log.warning(
-                "chmod o+x %s: PostgreSQL's account must pass through it",
+                "%s may be passed through by all now (chmod o+x): as root PostgreSQL runs under an "
+                "account of its own",
                 parent,
                 extra={"event": "folder_opened"},
             )

@@ -8,10 +8,29 @@ if it still is exactly what was read. A crash leaves the sidecar as it was, or w
 from collections.abc import Sequence
 from dataclasses import replace
 
-from keywrap.keyring import UnlistedKeyError
+from keywrap.keyring import KeyRing, UnlistedKeyError
+from keywrap.keys import KeyVersion
 from keywrap.moves import Goal, Move, Outcome
 from keywrap.rewrapping import Rewrapper
 from keywrap.sidecar import BadSidecarError
+
+
+def was_left(keys: KeyRing, live: KeyVersion, previous: KeyVersion, target: KeyVersion) -> bool:
+    """Whether the wrap before the newest is one that a campaign to a target may have left.
+
+    A campaign replaces no wrap that has reached its target. So what it leaves has not reached it:
+    a `previous` that has was left by a later campaign, and is that one's to seal or to undo.
+
+    Args:
+        keys: the listed KEKs.
+        live: the KEK version of the newest wrap.
+        previous: the KEK version of the wrap before it.
+        target: what the campaign wrapped under.
+
+    Raises:
+        KmsError: only the key service knows the order of its versions, and cannot be asked.
+    """
+    return keys.reaches(live, target) and not keys.reaches(previous, target)
 
 
 class _Unwinder(Rewrapper):
@@ -27,8 +46,11 @@ class _Unwinder(Rewrapper):
                 move.quarantine(UnlistedKeyError(live.key))
             elif not self.keys.reaches(live, goal.target):
                 self._elsewhere(move, goal)
-            elif move.sidecar.previous is None:
+            elif (previous := move.sidecar.previous) is None:
                 self._alone(move)
+            elif not was_left(self.keys, live, previous.key_version, goal.target):
+                why = f"`previous` is under {previous.key_version}: a later campaign has left it"
+                move.end(Outcome.EXCLUDED, "not_of_campaign", why)
             else:
                 self._choose(move)
 
@@ -68,7 +90,7 @@ class Sealer(_Unwinder):
         if move.sidecar.previous is None:
             move.end(Outcome.CURRENT)
         else:
-            why = f"wrapped by {live}, not by {goal.target}: what it keeps is another campaign's"
+            why = f"wrapped by {live}, not under {goal.target}: another campaign has left it"
             move.end(Outcome.EXCLUDED, "not_of_campaign", why)
 
     def _alone(self, move: Move) -> None:

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, text
 
 from ledger.campaigns import COLUMNS, Campaign, of_row
-from ledger.states import Kind
+from ledger.states import FINISHED, KEEPING, Kind
 
 
 def newest_finished(
@@ -48,6 +48,32 @@ def is_unwound(connection: Connection, campaign_id: int) -> bool:
             {"id": campaign_id},
         )
     )
+
+
+def left_since(connection: Connection, campaign: Campaign) -> list[Campaign]:
+    """Return the later campaigns whose old wraps may lie where another has left its own.
+
+    They have another target, some of the same blobs, and are not sealed or undone as a whole.
+    """
+    rows = connection.execute(
+        text(
+            f"SELECT {COLUMNS} FROM campaign later WHERE id > :id"  # noqa: S608 - a constant
+            " AND kind = ANY(:keeping) AND state = ANY(:finished) AND started_at IS NOT NULL"
+            " AND store = :store AND target <> :target"
+            " AND (starts_with(prefix, :prefix) OR starts_with(:prefix, prefix))"
+            " AND NOT EXISTS (SELECT 1 FROM campaign unwinding"
+            "  WHERE unwinding.follows = later.id AND unwinding.state = 'complete') ORDER BY id"
+        ),
+        {
+            "id": campaign.id,
+            "keeping": list(KEEPING),
+            "finished": list(FINISHED),
+            "store": campaign.store,
+            "target": str(campaign.target),
+            "prefix": campaign.prefix,
+        },
+    ).mappings()
+    return [of_row(row) for row in rows]
 
 
 def unwound_by(connection: Connection, campaign_id: int) -> list[Campaign]:

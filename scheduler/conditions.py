@@ -1,6 +1,7 @@
 """What is wrong now, or has happened: everything that is alerted, read from the ledger."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -8,7 +9,7 @@ from keywrap.rewrapping import Outcome
 from ledger import approvals, backups, campaigns, progress, pulses, schedules
 from ledger.alerts import Condition
 from ledger.connection import Connection, Ledger
-from ledger.states import WORKING, State
+from ledger.states import WORKING, Kind, State
 from scheduler import waits
 from scheduler.status import Status
 from scheduler.status import read as read_status
@@ -21,6 +22,9 @@ _MOST_CHARS = 500
 _TOLD_FOR = timedelta(days=7)
 """An end that no scheduler was there to tell is told so much later at most."""
 
+_NAMED = 5
+"""Campaigns that an alert names besides the first of its cause."""
+
 _FEW = 100
 """Under so many blobs a share says nothing."""
 
@@ -28,6 +32,9 @@ _QUIET_REQUESTS = 1000
 """So many requests in an hour are never unusual."""
 
 _NO_WORKER = {"no_worker", "no_worker_for_queue"}
+
+_UNTOLD = {Kind.INVENTORY, Kind.PLAN}
+"""Kinds that only look, and whose clean end is no news: `retire` alone scans the store thrice."""
 
 
 class Witness(Protocol):
@@ -58,7 +65,8 @@ def found(ledger: Ledger, settings: Settings, witness: Witness) -> list[Conditio
     for campaign_id in ended:
         if status := _read(ledger, settings, campaign_id):
             _beat(ledger, status, may_move=False)
-    conditions = [one for status in statuses for one in _of_campaign(ledger, settings, status)]
+    told = [one for status in statuses for one in _of_campaign(ledger, settings, status)]
+    conditions = _of_one_cause(told)
     with ledger.begin() as connection:
         conditions += _ended(connection)
         conditions += _of_installation(connection, settings)
@@ -88,14 +96,25 @@ def _of_campaign(ledger: Ledger, settings: Settings, status: Status) -> Iterator
     still_s = _beat(ledger, status, may_move=may_move)
     if campaign.state is State.BLOCKED:
         yield _campaign(
-            status, AlertKind.CAMPAIGN_BLOCKED, Severity.CRITICAL, f"is blocked: {_why(status)}"
+            status,
+            AlertKind.CAMPAIGN_BLOCKED,
+            Severity.CRITICAL,
+            f"is blocked: {_why(status)}",
+            # Not by the sentence: services put a request's own name in it.
+            cause=f"{campaign.reason_code}:{campaign.target.key if campaign.target else ''}",
         )
     if campaign.state is State.STOPPED:
         yield _campaign(
             status, AlertKind.CAMPAIGN_STOPPED, Severity.CRITICAL, f"was stopped: {_why(status)}"
         )
     if wait.reason_code in _NO_WORKER:
-        yield _campaign(status, AlertKind.NO_WORKERS, Severity.CRITICAL, f"waits: {wait.reason}")
+        yield _campaign(
+            status,
+            AlertKind.NO_WORKERS,
+            Severity.CRITICAL,
+            f"waits: {wait.reason}",
+            cause=wait.next_command or "",  # it names the queue
+        )
     elif may_move and still_s > rules.stalled_s:
         yield _campaign(
             status,
@@ -108,6 +127,27 @@ def _of_campaign(ledger: Ledger, settings: Settings, status: Status) -> Iterator
             status, AlertKind.CAMPAIGN_LATE, Severity.WARNING, f"is late: {_forecast(status)}"
         )
     yield from _exceptions(status, rules.unwrap_errors_percent)
+
+
+def _of_one_cause(told: Sequence[Condition]) -> list[Condition]:
+    """Tell what has the same key once: an outage that holds up fifty campaigns is one alert."""
+    found: dict[str, list[Condition]] = {}
+    for one in told:
+        found.setdefault(one.key, []).append(one)
+    return [_together(first, others) for first, *others in found.values()]
+
+
+def _together(first: Condition, others: Sequence[Condition]) -> Condition:
+    if not others:
+        return first
+    named = ", ".join(str(one.campaign_id) for one in others[:_NAMED])
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return replace(
+        first,
+        text=f"{first.text}; the same holds up campaign {named}{more}",
+        campaign_id=None,
+        next_command="rewrap status",
+    )
 
 
 def _forecast(status: Status) -> str:
@@ -156,10 +196,11 @@ def _campaign(
     *,
     next_command: str | None = None,
     lasting: bool = True,
+    cause: str = "",
 ) -> Condition:
     campaign = status.campaign
     return _condition(
-        f"{kind}:{campaign.id}",
+        f"{kind}:{cause or campaign.id}",
         kind,
         severity,
         f"campaign {campaign.id} ({campaign.kind}) {says}",
@@ -189,6 +230,8 @@ def _ended(connection: Connection) -> Iterator[Condition]:
     since = progress.now(connection) - _TOLD_FOR
     for campaign in pulses.told_since(connection, since):
         is_clean = campaign.state is State.COMPLETE
+        if is_clean and campaign.kind in _UNTOLD:
+            continue
         kind = AlertKind.CAMPAIGN_COMPLETE if is_clean else AlertKind.CAMPAIGN_EXCEPTIONS
         at = campaign.finished_at
         yield _condition(

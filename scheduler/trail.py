@@ -38,6 +38,11 @@ class Verdict:
     unclaimed: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
+    @property
+    def unsigned(self) -> int:
+        """How many segments were chained since the head was signed that was read."""
+        return max(0, self.entries - (self.head.head.entries if self.head else 0))
+
 
 def folders_of(desk: Desk, given: Sequence[Path]) -> list[Path]:
     """Return where to look for segments: the given folders, or the configured one."""

@@ -204,6 +204,9 @@ def watch(
 ) -> View:
     """Watch one campaign until it is over, or all open ones until Ctrl-C.
 
+    Where there is no terminal, all open ones are watched until none of them goes on by itself: who
+    waits there cannot press Ctrl-C.
+
     Args:
         desk: the operator's desk.
         campaign_id: the campaign; None: all that are open.
@@ -225,10 +228,12 @@ def watch(
         last[:] = [source.look()]
         return last[0]
 
-    def ends(view: View) -> bool:
-        return campaign_id is not None and all(map(is_over, view.statuses))
-
     console = Console()
+
+    def ends(view: View) -> bool:
+        is_bounded = campaign_id is not None or not console.is_terminal
+        return is_bounded and all(map(is_over, view.statuses))
+
     if console.is_terminal and not as_json:
         on_terminal(look, ends, console)
     else:

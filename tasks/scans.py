@@ -14,6 +14,7 @@ from keywrap.reading import GoneError, QuarantineError, Seen, SidecarReader
 from keywrap.rewrapping import Goal, selects
 from keywrap.scan import Listed, contents, scan
 from keywrap.stores import StoreUnavailableError, SweepingStore, TaggedStore
+from keywrap.unwinding import was_left
 from ledger import findings, history, listed, queues, shards
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
@@ -182,7 +183,9 @@ def _is_late(finding: Finding, campaign: Campaign, goal: Goal, keys: KeyRing) ->
     if version is None:
         return True  # the rewrap says what is wrong with it
     if campaign.kind in FOLLOWING:
-        return finding.previous is not None and keys.reaches(version, goal.target)
+        return finding.previous is not None and was_left(
+            keys, version, finding.previous, goal.target
+        )
     if campaign.kind is Kind.REENCRYPT:
         # What names a generation was written by this campaign, was listed and has its outcome, or
         # was put since under a data key of its own. Who writes without one shares keys as ever.

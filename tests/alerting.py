@@ -75,8 +75,8 @@ def kinds(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(one["event"], one["kind"]) for one in messages]
 
 
-def complete(office: Office, state: State = State.COMPLETE) -> int:
-    campaign = office.desk.campaign(Kind.INVENTORY)
+def complete(office: Office, state: State = State.COMPLETE, kind: Kind = Kind.VERIFY) -> int:
+    campaign = office.desk.campaign(kind)
     office.desk.run(
         "UPDATE campaign SET state = :state, finished_at = clock_timestamp() WHERE id = :id",
         state=state,

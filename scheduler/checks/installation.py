@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from keywrap.config import ConfigError
+from keywrap.contentwriting import COMMIT_WITHIN_S
 from keywrap.signing import PublicKey, SigningKey, SigningKeyError
 from ledger import progress
 from ledger.connection import Ledger
@@ -23,6 +24,7 @@ from scheduler.checks.check import (
 )
 from scheduler.checks.ground import Ground
 from scheduler.showing import plain
+from workers.settings import Settings
 
 MAX_SKEW = timedelta(seconds=5)
 """Leases are timed by the database alone; signed records and KMS requests by this host's clock."""
@@ -38,7 +40,7 @@ _NAMED = 3
 
 def checks(ground: Ground) -> Iterator[Check]:
     """Yield the checks of the installation."""
-    yield from secrets(ground)
+    yield from configured(ground)
     yield Check("ledger", lambda: _ledger(ground), _LEDGER)
     yield Check("clock", lambda: clock(ground.ledger.get()), _LEDGER)
     yield Check("broker", lambda: _broker(ground), _BROKER)
@@ -48,9 +50,10 @@ def checks(ground: Ground) -> Iterator[Check]:
     yield Check("disk", FreeSpace(Path(ground.settings.state_dir)), "check state_dir")
 
 
-def secrets(ground: Ground) -> Iterator[Check]:
-    """Yield the check of everything that the configuration names and does not hold."""
+def configured(ground: Ground) -> Iterator[Check]:
+    """Yield what can be told of the configuration without connecting to anything."""
     yield Check("secrets", lambda: _secrets(ground), "set it, then run it again")
+    yield Check("retire waits", lambda: soak(ground.settings), "check [retire]")
 
 
 def _secrets(ground: Ground) -> Finding:
@@ -79,6 +82,24 @@ def _signing_key(ground: Ground) -> Iterator[ConfigError]:
             "it is not the private half of public_key: nobody would obey what it signs",
             next_command=f'public_key = "{key.public}"',
         )
+
+
+def soak(settings: Settings) -> Finding:
+    """See that a retired version is watched for as long as a write under it may take.
+
+    With a control file a writer looks at it again before it commits.
+    """
+    soak_s = settings.retire.soak_s
+    said = f"a retired version soaks for {soak_s:g} s"
+    if settings.keywrap.control is not None or soak_s >= COMMIT_WITHIN_S:
+        return passed(said)
+    why = (
+        f"{said}, and there is no control file: an application that began a `put` before may "
+        f"commit it under that version up to {COMMIT_WITHIN_S:g} s later, when nobody looks any "
+        "more"
+    )
+    step = f"soak_s = {COMMIT_WITHIN_S:g} or more in [retire], or: rewrap control-key --out FILE"
+    return warned("soak_short", why, step)
 
 
 def _ledger(ground: Ground) -> Finding:

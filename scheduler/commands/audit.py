@@ -80,7 +80,7 @@ def verify(desk: Desk, folders: tuple[Path, ...], known: tuple[Head, ...], *, as
     if as_json:
         showing.document(_document(verdict, searched))
     else:
-        _show(verdict)
+        show(verdict, desk.settings.audit.head_every_s)
     return EXCEPTIONS if verdict.faults else DONE
 
 
@@ -93,7 +93,13 @@ def _tell(fault: Fault) -> None:
     click.echo(f"{fault.kind}{place}: {showing.plain(fault.detail)}")
 
 
-def _show(verdict: Verdict) -> None:
+def show(verdict: Verdict, head_every_s: float) -> None:
+    """Print what was found of the trail, for a person.
+
+    Args:
+        verdict: what was found.
+        head_every_s: how often a new head is signed at most, in seconds.
+    """
     click.echo(f"{verdict.entries:,} segments are chained, with {verdict.events:,} events")
     if verdict.unchained:
         click.echo(f"{verdict.unchained:,} segments wait for the next tick of a scheduler")
@@ -108,7 +114,12 @@ def _show(verdict: Verdict) -> None:
             f"signed at {head.entries:,} segments, {verdict.head.time:%Y-%m-%d %H:%M:%S} UTC"
         )
         click.echo(f"  head {head.entries}:{head.hash.hex()}")
-    elif not verdict.is_signed:
+    if verdict.is_signed and verdict.unsigned and not verdict.faults:
+        click.echo(
+            f"{verdict.unsigned:,} of them are not signed yet: a scheduler that has the private "
+            f"key of [audit] signs them within {head_every_s:g} s"
+        )
+    if not verdict.is_signed:
         click.echo("no head is signed: a chain that was computed anew or cut short is not found")
         click.echo("next: rewrap audit key --out FILE")
     faults = len(verdict.faults)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from keywrap import newfile
 from keywrap.backups.bundle import BackupError, create_identity, read_identities
@@ -134,7 +135,12 @@ _identity = click.option(
     metavar="FILE",
     help="The offline age identity; without it only the digests are checked.",
 )
-_place = click.option("--from", "place", metavar="URL", help="The place [default: of [backup]].")
+_place = click.option(
+    "--from",
+    "place",
+    metavar="URL",
+    help="The place, reached as [backup.store] or else [store] says  [default: of [backup]].",
+)
 
 
 @backup.command()
@@ -255,6 +261,7 @@ def _say(bundle: Bundle, settings: Settings, prefix: str) -> None:
     manifest, place = bundle.manifest, settings.keywrap.store.place
     click.echo(f"restore: {manifest.blobs:,} blobs of {bundle.name}, made {manifest.created_at}")
     only = f", ids that start with {showing.plain(prefix)!r}" if prefix else ""
+    click.echo(f"  from   {bundle.vault.place}")
     click.echo(f"  into   {place}{only}")
     if manifest.store != place:
         click.echo(f"  NOTE   it was made of another store: {showing.plain(manifest.store)}")
@@ -286,8 +293,8 @@ def _vault(desk: Desk, place: str | None) -> Vault:
     """
     if place is None:
         return vault_of(desk.settings)
-    store = StoreConfig(url=place)
     try:
+        store = place_of(desk.settings, place)
         check_store(store)
         return Vault(open_store(store), place)
     except ConfigError as error:
@@ -301,13 +308,29 @@ def _vault(desk: Desk, place: str | None) -> Vault:
         ) from error
 
 
+def place_of(settings: Settings, url: str) -> StoreConfig:
+    """Return how a place of backups is reached that was typed as a URL alone.
+
+    Its endpoint, Region and credentials are those of `[backup.store]`, else of `[store]`, where
+    that is of the same kind: no backup on S3 is reached without any.
+    """
+    scheme = url.partition("://")[0]
+    for known in (settings.backup.store, settings.keywrap.store):
+        if known is not None and known.url.partition("://")[0] == scheme:
+            return msgspec.structs.replace(known, url=url)
+    return StoreConfig(url=url)
+
+
 def _bad_place(place: str, error: ConfigError) -> DeskError:
     what = str(error).removeprefix(f"{error.place}: ")
     return DeskError(
         f"--from {showing.plain(place)}: {what}; nothing was changed",
         exit_code=USAGE,
         reason_code="backup_place_invalid",
-        next_command="--from file:///mnt/backups; one that needs more goes into [backup.store]",
+        next_command=(
+            "--from file:///mnt/backups; where it needs an endpoint, a Region or credentials, name "
+            "them with it in [backup.store]"
+        ),
     )
 
 

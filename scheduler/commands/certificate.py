@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,25 @@ def certificate(
     elif as_json:
         showing.document(_made(record, key, out, html))
     else:
-        click.echo(f"wrote {out}\nnext: rewrap certificate-verify {out} --public-key {key.public}")
+        _say_made(record, key, out, html)
     return EXCEPTIONS if _has_exceptions(record) else DONE
+
+
+def _say_made(record: dict[str, Any], key: SigningKey, out: Path, html: Path | None) -> None:
+    page = f", and the page {html}" if html else ""
+    click.echo(f"wrote {out}{page}: the certificate of")
+    _say(record)
+    verify = ["rewrap", "certificate-verify", str(out), "--public-key", str(key.public)]
+    click.echo(f"next: {shlex.join(verify)}")
+
+
+def _say(record: dict[str, Any]) -> None:
+    """Print what a certificate certifies."""
+    counts = ", ".join(f"{n:,} {name}" for name, n in record["counts"].items() if n)
+    place = showing.plain(record["store"])
+    click.echo(f"campaign {record['campaign']}, {record['kind']} of {place}")
+    target = f"; to {record['target']}" if record["target"] else ""
+    click.echo(f"  {record['state']}: {counts}{target}")
 
 
 def _made(record: dict[str, Any], key: SigningKey, out: Path, html: Path | None) -> dict[str, Any]:
@@ -131,10 +149,7 @@ def certificate_verify(file: Path, public_key: str, *, as_json: bool) -> int:
     if as_json:
         showing.document({"signed_by": str(key), "sha256": digest(record), "record": record})
         return DONE
-    counts = ", ".join(f"{n:,} {name}" for name, n in record["counts"].items() if n)
-    place = showing.plain(record["store"])
-    click.echo(f"campaign {record['campaign']}, {record['kind']} of {place}")
-    click.echo(f"  {record['state']}: {counts}; to {record['target']}")
+    _say(record)
     click.echo(f"SHA-256 of the canonical record: {digest(record)}")
     click.echo(f"the signature is right: {key}")
     return DONE

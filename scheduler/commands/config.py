@@ -3,7 +3,7 @@
 import click
 
 from scheduler import effective, showing
-from scheduler.checks.installation import secrets
+from scheduler.checks.installation import configured
 from scheduler.commands.preflight import checked, conclude, document, failures
 from scheduler.commands.reading import as_json
 from scheduler.desk import DONE, USAGE, Desk
@@ -44,7 +44,7 @@ def check(desk: Desk, *, as_json: bool) -> int:
 
     Example: rewrap config check
     """
-    lines = checked(desk, secrets, as_json=as_json)
+    lines = checked(desk, configured, as_json=as_json)
     if as_json:
         document(lines)
     else:

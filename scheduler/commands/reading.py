@@ -45,8 +45,9 @@ def status_of(desk: Desk, campaign_id: int) -> Status:
 def status(desk: Desk, campaign: int | None, *, watch: bool, as_json: bool) -> None:
     """Show a campaign: its state, why it waits, counts, rate and failures by reason.
 
-    Without CAMPAIGN, list the newest campaigns; with --watch, follow all that are open. With
-    --watch --json, print a document a line. A ledger that is away for a while is waited for.
+    Without CAMPAIGN, list the newest campaigns; with --watch, follow all that are open: until
+    Ctrl-C, or without a terminal until none of them goes on by itself. With --watch --json, print
+    a document a line. A ledger that is away for a while is waited for.
 
     Examples: rewrap status --watch
     rewrap status 3 --watch
@@ -68,7 +69,7 @@ def _watch(desk: Desk, campaign: int | None, *, as_json: bool) -> None:
         last = watching.watch(desk, campaign, status_of, showing.is_over, as_json=as_json)
     except KeyboardInterrupt:
         return  # how one stops to watch
-    if not as_json:
+    if campaign is not None and not as_json:
         showing.status(last.statuses[0])
 
 

@@ -52,6 +52,8 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     open_keys(settings.keywrap, os.environ, queues=settings.workers.queues)
     open_reader(settings.keywrap)
     logs.configure(settings, os.environ, "up")
+    if settings.log.format != "json":
+        speak(logging.getLogger("embedded"))
     node = Node(config, settings, workers or os.cpu_count() or 1)
     flower = node.settings.flower
     if flower.port:
@@ -68,6 +70,22 @@ def up(desk: Desk, workers: int | None, directory: str | None) -> None:
     finally:
         node.stop_servers()
     click.echo("stopped")
+
+
+class _Speech(logging.Handler):
+    """Says a sentence to whoever typed the command, instead of logging it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(record.getMessage())
+
+
+def speak(of: logging.Logger) -> None:
+    """Let what a logger tells be plain sentences, wherever standard error goes.
+
+    What bringing a server up changes on this machine is news for the person who does it.
+    """
+    of.handlers[:] = [_Speech()]
+    of.propagate = False
 
 
 def _in_directory(desk: Desk, directory: str | None) -> Desk:

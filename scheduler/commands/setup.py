@@ -17,10 +17,10 @@ TEMPLATE = """\
 url = "file:///srv/blobs"            # where the blobs lie
 blob_suffix = ".blob"                # blob id + this = its content
 sidecar_suffix = ".blob.meta"        # blob id + this = its sidecar
-# The key of blobs whose sidecar names none, or is missing. Without it they are quarantined.
-# legacy_default = "env:BLOB_KEY"
-legacy_content = "gcm-v1"            # how blobs are encrypted whose sidecar does not say:
-                                     # gcm-v1 (one AES-GCM message) or records-v1
+legacy_default = "env:BLOB_KEY"      # the key of blobs whose sidecar names none, or is missing;
+                                     # without this line they are quarantined
+legacy_content = "records-v1"        # how blobs are encrypted whose sidecar does not say:
+                                     # records-v1 or gcm-v1 (one AES-GCM message)
 keep_previous = true                 # the old wrap stays beside the new one until it is sealed
 
 [keys]
@@ -29,14 +29,14 @@ primary = "hcvault://transit/blob-kek"   # the KEK that new wraps use
 # A legacy key, read from the environment variable of this name.
 [keys.env.BLOB_KEY]
 encoding = "hex"                     # hex, base64, base64url, raw, …: never guessed
-scheme = "aes-gcm"                   # it wraps data keys so; direct: it is itself the data key
+scheme = "direct"                    # it is itself the data key; aes-gcm, …: it wraps data keys
 # Other schemes, passphrases, DPAPI, key files, AWS, Google, Azure, PKCS#11: docs/keys.md.
 # Blobs in S3, Azure and Google: docs/stores.md.
 
 # A Transit key of OpenBao or Vault; made with: bao write -f transit/keys/blob-kek derived=true
 [keys.vault."transit/blob-kek"]
-address = "http://127.0.0.1:8200"
-token_env = "BAO_TOKEN"              # or token_file, which is read again when it is refused
+address = "https://bao.example.com:8200" # a trial's: http://127.0.0.1:8200
+token_file = "/run/secrets/bao-token"    # read again when refused; or token_env = "BAO_TOKEN"
 
 # What applications obey (docs/application.md): `rewrap control-key --out FILE` prints this table.
 # [control]

@@ -1,8 +1,11 @@
 """`rewrap seal` and `rewrap undo`: what becomes of the wraps that a campaign has left."""
 
+from collections.abc import Sequence
+
 import click
 
 from keywrap.control import ControlError, Cutover
+from ledger import history
 from ledger.campaigns import Campaign, Request
 from ledger.states import KEEPING, Kind
 from scheduler.approving import break_glass
@@ -24,14 +27,16 @@ _campaign = click.argument("campaign", type=CAMPAIGN_ID)
 def seal(desk: Desk, campaign: int, *, yes: bool, wait: bool) -> int:
     """Strip the wraps before the newest, which a campaign has left beside the new ones.
 
-    Each live wrap is opened and matched against its blob's content first. Afterwards nothing can
-    be undone but from a backup, and the old key is needed by these blobs no more.
+    What a later campaign has left stays: seal that one. Each live wrap is opened and matched
+    against its blob's content first. Afterwards nothing can be undone but from a backup, and the
+    old key is needed by these blobs no more.
 
     Example: rewrap seal 3 --wait
     """
     followed = _finished(desk, campaign, "seal")
     request = _request(desk, Kind.SEAL, followed)
-    confirm(lambda: _say(_SEALING, followed), yes=yes)
+    later = _later(desk, followed)
+    confirm(lambda: _say(_SEALING, followed, later), yes=yes)
     return _open(desk, request, wait=wait)
 
 
@@ -52,25 +57,41 @@ def undo(desk: Desk, campaign: int, *, break_glass: str, yes: bool, wait: bool) 
     followed = _finished(desk, campaign, "undo")
     _require_no_cutover(desk, followed)
     request = _request(desk, Kind.UNDO, followed)
-    confirm(lambda: _say(_UNDOING, followed), yes=yes)
+    later = _later(desk, followed)
+    confirm(lambda: _say(_UNDOING, followed, later), yes=yes)
     return _open(desk, request, break_glass, wait=wait)
 
 
+_WHICH = (
+    "  that is where the live wrap is under {target} or a later version of that key, and "
+    "`previous` is under an older one or another key"
+)
 _SEALING = (
-    "seal campaign {id}: strip `previous` from every blob under {target}",
+    "seal campaign {id} ({kind}): strip `previous` where it has left it",
+    _WHICH,
     "  first each live wrap is opened and matched against its blob's content",
     "  afterwards only a backup puts the old wraps back",
 )
 _UNDOING = (
-    "undo campaign {id}: put `previous` back in every blob under {target}",
+    "undo campaign {id} ({kind}): put `previous` back where it has left it",
+    _WHICH,
     "  first each old wrap is opened and matched against its blob's content",
     "  blobs that a writer has changed since stay as they are",
 )
 
 
-def _say(lines: tuple[str, ...], followed: Campaign) -> None:
+def _say(lines: tuple[str, ...], followed: Campaign, later: Sequence[Campaign]) -> None:
     for line in lines:
-        click.echo(line.format(id=followed.id, target=followed.target))
+        click.echo(line.format(id=followed.id, kind=followed.kind, target=followed.target))
+    for other in later:
+        click.echo(
+            f"  what campaign {other.id} ({other.kind} to {other.target}) has left since stays"
+        )
+
+
+def _later(desk: Desk, followed: Campaign) -> list[Campaign]:
+    with desk.ledger.begin() as connection:
+        return history.left_since(connection, followed)
 
 
 _KEEPING = Followed(KEEPING, "old wraps", "nothing_to_unwind", "nothing was changed")

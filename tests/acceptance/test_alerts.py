@@ -42,7 +42,7 @@ def test_a_node_tells_once_whatever_is_killed_and_only_its_scheduler_knows_the_u
     assert site.rewrap("alerts", "test").out == "ops: delivered: 200: ok\n"
     hook.got.clear()
     hook.replies = [Reply(503), Reply(503)]
-    assert site.rewrap("inventory").code == 0
+    assert site.rewrap("verify", "--all").code == 0
     until(lambda: len(hook.asked) > 1, "the first attempt", 60)
     assert site.rewrap("start", "migrate", "--yes", "--wait").code == 0
     holding = {

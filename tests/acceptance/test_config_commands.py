@@ -59,7 +59,11 @@ def test_no_secret_is_shown(site: Site) -> None:
 def test_a_check_names_every_secret_that_is_missing(site: Site) -> None:
     sound = site.rewrap("config", "check", "--json")
     assert (sound.code, sound.document["passed"]) == (0, True)
-    assert [line["name"] for line in sound.document["checks"]] == ["configuration", "secrets"]
+    assert [line["name"] for line in sound.document["checks"]] == [
+        "configuration",
+        "secrets",
+        "retire waits",
+    ]
     ran = site.rewrap("config", "check", "--json", BLOB_KEY="", BAO_TOKEN="")
     assert (ran.code, ran.document["passed"]) == (2, False)
     line = ran.document["checks"][1]

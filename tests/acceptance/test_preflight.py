@@ -83,6 +83,7 @@ def test_a_sound_installation_passes_and_nothing_in_its_store_is_changed(
     assert {name: line["status"] for name, line in lines_of(sound).items()} == {
         "configuration": "pass",
         "secrets": "pass",
+        "retire waits": "pass",
         "ledger": "pass",
         "clock": "pass",
         "broker": "warn",  # the embedded one is old

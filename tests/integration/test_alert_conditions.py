@@ -23,6 +23,7 @@ def office(ledger: Ledger, tmp_path: Path) -> Iterator[Office]:
 
 
 def test_ends_are_told_once_and_have_no_end(office: Office) -> None:
+    complete(office, kind=Kind.INVENTORY)  # as `retire` scans the store, again and again
     complete(office)
     complete(office, State.COMPLETE_WITH_EXCEPTIONS)
     complete(office, State.CANCELLED)
@@ -35,6 +36,27 @@ def test_ends_are_told_once_and_have_no_end(office: Office) -> None:
     assert office.turn(office.scheduler()) == []
     office.desk.run("UPDATE campaign SET finished_at = finished_at - interval '8 days'")
     assert office.turn(scheduler) == []
+
+
+def test_an_outage_that_holds_up_many_campaigns_is_one_alert(office: Office) -> None:
+    held = [office.desk.campaign(Kind.ROTATE, prefix=f"p{n}/") for n in range(8)]
+    for campaign in held:
+        office.block(campaign, f"the token may not do this (request {campaign})")
+    scheduler = office.scheduler()
+    (told,) = office.turn(scheduler)
+    assert told["text"] == (
+        "campaign 1 (rotate) is blocked: permission_denied: the token may not do this (request 1);"
+        " the same holds up campaign 2, 3, 4, 5, 6 and 2 more"
+    )
+    assert (told["campaign"], told["next_command"]) == (None, "rewrap status")
+    office.desk.force(held[0], State.RUNNING)
+    assert office.turn(scheduler) == [], "it lasts, and is the same"
+    office.desk.run("UPDATE campaign SET reason_code = 'key_disabled' WHERE id = :id", id=held[1])
+    (other,) = office.turn(scheduler)
+    assert (other["kind"], other["campaign"]) == ("campaign_blocked", held[1])
+    for campaign in held:
+        office.desk.force(campaign, State.RUNNING)
+    assert kinds(office.turn(scheduler)) == [("resolved", "campaign_blocked")] * 2
 
 
 def running(office: Office, good: int = 0, bad: int = 0, **asked: Any) -> int:

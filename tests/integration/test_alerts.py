@@ -97,7 +97,7 @@ def test_a_restart_neither_loses_nor_repeats_one(office: Office) -> None:
 
 def test_many_schedulers_tell_it_once(office: Office, ledger_url: str) -> None:
     for _ in range(5):
-        office.block(office.desk.campaign(Kind.VERIFY))
+        complete(office)
     office.hook.replies = [Reply(delay_s=0.02) for _ in range(5)]
     ledgers = [Ledger(ledger_url) for _ in range(4)]
     settings = desk_at(office.folder, office.ledger, office.config()).settings

@@ -222,6 +222,19 @@ def test_both_commands_print_one_document(
     }
 
 
+def test_a_person_is_told_what_was_certified_and_how_it_is_verified(
+    yard: Yard, desk: Desk, tmp_path: Path, key: SigningKey
+) -> None:
+    campaign = _finished(yard)
+    out, html = tmp_path / "c.json", tmp_path / "c.html"
+    said = _typed(desk, campaign, "--out", out, "--html", html).output.splitlines()
+    assert said[0] == f"wrote {out}, and the page {html}: the certificate of"
+    assert said[1].startswith(f"campaign {campaign}, migrate of")
+    assert "complete: " in said[2]
+    assert f"to {yard.world.target}" in said[2]
+    assert said[3] == f"next: rewrap certificate-verify {out} --public-key {key.public}"
+
+
 def test_the_private_key_is_named_by_an_absolute_path(tmp_path: Path) -> None:
     config = tmp_path / "rewrap.toml"
     store = STORE.format(store=tmp_path.as_uri())

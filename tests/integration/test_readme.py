@@ -107,4 +107,6 @@ def test_the_configuration_that_init_writes_is_one_that_loads(tmp_path: Path) ->
     settings = load(str(file), {})
 
     assert settings.keywrap.store.blob_suffix == ".blob"
-    assert settings.keywrap.keys.primary == "hcvault://transit/blob-kek"
+    written, shown = tomllib.loads(TEMPLATE), tomllib.loads(block("toml"))
+    assert written["store"].pop("keep_previous") is True, "its default, which the README leaves out"
+    assert (written["store"], written["keys"]) == (shown["store"], shown["keys"])

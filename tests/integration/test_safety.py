@@ -2,8 +2,10 @@
 
 import base64
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from keywrap.backups.bundle import BackupError, create_identity
 from keywrap.backups.opening import Bundle
@@ -18,6 +20,8 @@ from ledger import backups, wishes
 from ledger.connection import Ledger
 from ledger.states import Kind, ShardKind, State
 from scheduler import waits
+from scheduler.commands.unwinding import seal, undo
+from tests.rotations import STORE, desk_at
 from tests.worlds import KEK, World
 from tests.yards import Yard, only
 from workers.settings import Gates
@@ -240,6 +244,32 @@ def test_an_undo_puts_the_old_wraps_back_and_a_writer_keeps_what_he_wrote(yard: 
         assert yard.world.sidecar(blob_id)["dek_version"] >= 2
         assert "previous" not in yard.world.sidecar(blob_id)
     assert yard.world.reader.read(ids[3]).wrapped.key_version == yard.world.target
+
+
+def test_what_a_later_campaign_left_is_not_sealed_or_undone_with_an_earlier_one(
+    yard: SafeYard, tmp_path: Path
+) -> None:
+    yard.plant(4)
+    migrated, first = yard.start(Kind.MIGRATE), yard.world.target
+    yard.run(migrated)
+    yard.world.plant("managed", "never migrated")
+    yard.world.kms.rotate(KEK)
+    rotated = yard.start(Kind.ROTATE)
+    yard.run(rotated)
+    before = yard.world.snapshot()
+    desk = desk_at(tmp_path, yard.ledger, STORE.format(store=tmp_path.as_uri()))
+    for command, kind in ((seal, Kind.SEAL), (undo, Kind.UNDO)):
+        told = CliRunner().invoke(command, [str(migrated)], obj=desk).output
+        assert f"under {first} or a later version of that key, and `previous` is under an" in told
+        assert f"what campaign {rotated} (rotate to {yard.world.target}) has left since" in told
+        following = yard.start(kind, follows=migrated, target=first)
+        yard.run(following)
+        assert yard.counts(following) == only(Outcome.EXCLUDED, 5)
+        assert yard.world.snapshot() == before
+    yard.run(yard.follow(Kind.SEAL, rotated))
+    assert not any("previous" in yard.world.sidecar(b) for b in yard.world.originals)
+    told = CliRunner().invoke(seal, [str(migrated)], obj=desk).output
+    assert "has left since" not in told
 
 
 def test_an_undo_of_what_is_sealed_is_not_called_done(yard: SafeYard) -> None:

@@ -247,12 +247,31 @@ def test_without_a_terminal_there_are_plain_lines(room: Room) -> None:
         process.communicate()
 
 
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    """Wait for a watch that ends by itself; return its code, its last line, and its errors."""
+    try:
+        out, err = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, out.splitlines()[-1], err
+
+
 def test_a_watch_of_nothing_says_so_and_what_cannot_be_read_at_the_start_is_told(
     room: Room,
 ) -> None:
     with room.screen() as screen:
         screen.await_text("no open campaigns")
         assert screen.interrupt() == 0
+    assert ended(room.start()) == (0, "no open campaigns", "")
+    room.desk.force(room.running(), State.PAUSED)
+    code, said, err = ended(room.start("--json"))
+    assert (code, json.loads(said.splitlines()[0])["campaigns"][0]["state"], err) == (
+        0,
+        "paused",
+        "",
+    )
     with room.screen("7") as screen:
         assert screen.end() == 2
     assert "there is no campaign 7" in screen.raw
@@ -277,7 +296,7 @@ def test_a_ledger_that_hangs_is_told_and_ctrl_c_still_ends_the_watch(room: Room)
 
 def test_lists_say_that_no_scheduler_ticks(room: Room) -> None:
     one, other = room.running("p/"), room.running("q/")
-    room.desk.run("UPDATE heartbeat SET at = clock_timestamp() - interval '1 minute'")
+    room.desk.run("UPDATE heartbeat SET at = clock_timestamp() - interval '10 minutes'")
     room.desk.run(
         "INSERT INTO schedule (name, kind, cron, zone, next_at, try_at, created_by)"
         " VALUES ('nightly', 'verify', '0 3 * * *', 'UTC', now(), now(), 'x')"

@@ -10,6 +10,8 @@ from keywrap.signing import SigningKey
 from keywrap.testing.stores import MemoryStore
 from scheduler.checks.audit import checks
 from scheduler.checks.check import Status, make
+from scheduler.commands.audit import show
+from scheduler.trail import Verdict
 from workers.audit_table import Audit
 
 
@@ -53,3 +55,15 @@ def test_the_head_is_signed_not_signed_or_not_to_be_trusted(tmp_path: Path) -> N
     assert found(signed, store)["audit head"] == (Status.PASS, "")
     store._objects[NAME] += b" "
     assert found(signed, store)["audit head"] == (Status.FAIL, "audit_head_forged")
+
+
+def test_what_is_chained_and_not_signed_yet_is_told_with_when_it_will_be(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show(Verdict(is_signed=True, entries=3, events=40), 30.0)
+    assert "3 of them are not signed yet: a scheduler that has the private key of [audit]" in (
+        said := capsys.readouterr().out
+    )
+    assert "signs them within 30 s" in said
+    show(Verdict(is_signed=True), 30.0)
+    assert "signed" not in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Checks whose trouble no honest server has, and the words of all."""
 
+import random
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from keywrap.testing.kms import MemoryKeyProvider
 from keywrap.testing.stores import MemoryStore
 from scheduler.checks import staging
 from scheduler.checks.check import AbsentError, Check, Needed, Status, make, passed
-from scheduler.checks.installation import FreeSpace
+from scheduler.checks.installation import FreeSpace, soak
 from scheduler.checks.keys import bound
 from scheduler.checks.store import conditional
+from tests.trails import signing_key
 from workers.broker import is_old
+from workers.settings import load
 
 EXAMPLE = "postgresql://rewrap:never-to-be-shown@db/rewrap"
 
@@ -190,3 +193,21 @@ def test_a_sample_counts_what_opens_and_says_why_the_rest_does_not() -> None:
     assert (failed.status, failed.reason_code) == (Status.FAIL, "blobs_do_not_open")
     assert "1 wrap_does_not_open" in failed.sentence
     assert "\n" not in failed.sentence
+
+
+def test_a_soak_that_is_shorter_than_a_put_may_take_is_told_where_no_control_file_is(
+    tmp_path: Path,
+) -> None:
+    def found(soak_s: int, more: str = "") -> tuple[Status, str]:
+        file = tmp_path / "rewrap.toml"
+        file.write_text(
+            f'[store]\nurl = "{tmp_path.as_uri()}"\n[retire]\nsoak_s = {soak_s}\n{more}'
+        )
+        told = soak(load(str(file), {}))
+        return told.status, told.reason_code
+
+    assert found(21_599) == (Status.WARN, "soak_short")
+    assert found(21_600) == (Status.PASS, "")
+    public = signing_key(random.Random(1)).public
+    control = f'[control]\npublic_key = "{public}"\nstore_id = "{"0" * 32}"\n'
+    assert found(0, control) == (Status.PASS, "")

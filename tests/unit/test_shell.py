@@ -1,6 +1,7 @@
 """What every command keeps to, for whoever types it: help, versions, completion, colours."""
 
 import inspect
+import logging
 import re
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ from ledger import HEAD
 from scheduler import commands
 from scheduler.__main__ import main
 from scheduler.commands import rewrap
+from scheduler.commands.services import speak
 
 EXAMPLE = re.compile(r"^Examples?: (.+?)(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -128,3 +130,12 @@ def test_it_completes_commands(
     monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
     assert main([]) == 0
     assert f"plain,{offered}" in capsys.readouterr().out.splitlines()
+
+
+def test_what_an_embedded_server_changes_on_this_machine_is_told_as_a_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    teller = logging.getLogger("tests.embedded")
+    speak(teller)
+    teller.getChild("account").warning("%s may be passed through", "/srv", extra={"event": "e"})
+    assert capsys.readouterr() == ("/srv may be passed through\n", "")
