@@ -10,6 +10,7 @@ import pytest
 from redis import Redis as RedisClient
 
 from embedded import OpenBao, Postgres, Redis
+from tests import clusters
 
 
 @pytest.fixture(scope="session")
@@ -26,15 +27,14 @@ def server_directory() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(server_directory: Path) -> Iterator[Postgres]:
     """An embedded PostgreSQL; make a database of your own with `postgres.url_of(name)`."""
-    # Supervised: a killed test run leaves nothing behind. It survives no power cut, nor has to.
+    # Supervised: a killed test run leaves nothing behind.
     settings = {
-        "fsync": "off",
         "synchronous_commit": "off",
-        "full_page_writes": "off",
         "wal_level": "minimal",  # a clone of a template database takes a fifth of the time
         "max_wal_senders": "0",
         "autovacuum": "off",
     }
+    clusters.place(server_directory / "postgres")
     server = Postgres.start(server_directory / "postgres", supervised=True, settings=settings)
     try:
         yield server

@@ -16,6 +16,8 @@ from ledger.campaigns import Request, RequestRefusedError
 from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableError
 from ledger.states import FINISHED, TRANSITIONS, WORKING, Kind, State
 from ledger.tables import metadata
+from scheduler.desk import DATABASE
+from tests import clusters
 from tests.desks import Desk, desk_of
 
 TARGET = KeyVersion("hcvault://memory/blob-kek", "1")
@@ -120,9 +122,9 @@ def test_a_database_without_a_ledger_says_so(postgres: Postgres) -> None:
 
 def test_a_stopped_postgresql_is_unavailable_and_comes_back(server_directory: Path) -> None:
     directory = server_directory / "stopped"
-    server = Postgres.start(directory, supervised=True, settings={"fsync": "off"})
-    ledger = Ledger(server.url)
-    schema.upgrade(ledger)
+    clusters.place(directory)
+    server = Postgres.start(directory, supervised=True)
+    ledger = Ledger(server.url_of(DATABASE))
 
     def ask_while_it_stops() -> None:
         with ledger.begin() as connection:
@@ -135,7 +137,7 @@ def test_a_stopped_postgresql_is_unavailable_and_comes_back(server_directory: Pa
             ask_while_it_stops()
         with pytest.raises(LedgerUnavailableError), ledger.begin() as connection:
             campaigns.open_campaigns(connection)
-        server = Postgres.start(directory, supervised=True, settings={"fsync": "off"})
+        server = Postgres.start(directory, supervised=True)
         with ledger.begin() as connection:
             assert campaigns.open_campaigns(connection) == [], "what was not committed is not"
     finally:

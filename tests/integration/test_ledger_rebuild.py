@@ -13,7 +13,7 @@ from psycopg import sql
 
 from embedded import Postgres
 from keywrap.rewrapping import Outcome, Prove
-from ledger import rebuilding, schema
+from ledger import rebuilding
 from ledger.campaigns import RequestRefusedError
 from ledger.connection import Ledger
 from ledger.rebuilding import MAX_ID
@@ -25,6 +25,7 @@ from scheduler.desk import REFUSED, Desk, DeskError
 from scheduler.oldversions import OldWraps
 from scheduler.retiring import Retiring
 from tasks.marks import MARK
+from tests.ledgers import clone
 from tests.rotations import STORE, desk_at
 from tests.worlds import KEK, KINDS
 from tests.yards import Yard, only
@@ -76,14 +77,13 @@ def loss(
 ) -> Loss:
     yard = Yard(ledger, audit=tmp_path / "audit")
     ((database,),) = yard.desk.rows("SELECT current_database()")
-    name = sql.Identifier(database)
 
     def drop() -> None:
         ledger.close()
         with psycopg.connect(postgres.url, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP DATABASE {} (FORCE)").format(name))
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
-        schema.upgrade(ledger)
+            statement = sql.SQL("DROP DATABASE {} (FORCE)")
+            connection.execute(statement.format(sql.Identifier(database)))
+        clone(postgres, database)
 
     config = STORE.format(store=(tmp_path / "blobs").as_uri()) + KEYS.format(kek=KEK)
     desk = desk_at(tmp_path, ledger, f'state_dir = "{tmp_path}/state"\n{config}')
