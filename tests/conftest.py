@@ -3,6 +3,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "tests.servers",
@@ -18,6 +19,10 @@ pytest_plugins = [
 # In the background of a script Ctrl-C is ignored, which every process that tests start would keep.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long anything takes says more of the machine than of what is tested.
+settings.register_profile("rewrap", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rewrap")
 
 UNIT = Path(__file__).parent / "unit"
 

@@ -167,9 +167,7 @@ def test_redis_that_was_wiped_begins_anew_at_the_ceiling(lend: Lender, client: R
     assert taken([bucket], 1.0) >= 80
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ceiling=st.floats(0.5, 1e6),
     wants=st.lists(st.tuples(st.integers(0, 1000), st.booleans()), max_size=30),

@@ -25,7 +25,6 @@ SETTINGS = settings(
     stateful_step_count=30,
     derandomize=not LIVES,
     database=None,
-    deadline=None,
     print_blob=True,
     phases=[Phase.generate, *([Phase.shrink] if LIVES else [])],  # to shrink one takes minutes
     suppress_health_check=list(HealthCheck),

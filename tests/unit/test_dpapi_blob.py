@@ -47,7 +47,7 @@ def not_opened(data: bytes, key: bytes = KEY, entropy: bytes = b"") -> str:
     key=st.binary(min_size=64, max_size=64),
     guid=st.uuids(),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_protected_opens_with_its_key_and_entropy_and_with_no_other(
     plaintext: bytes,
     entropy: bytes,

@@ -92,7 +92,7 @@ def test_a_file_opens_with_its_credential_and_with_no_other(name: str, suite: Su
     rounds=st.integers(1, 20),
     guid=st.uuids(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_master_key_comes_back_from_its_file(
     key: bytes, prekey: bytes, suite: Suite, rounds: int, guid: uuid.UUID
 ) -> None:

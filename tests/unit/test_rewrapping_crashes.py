@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keywrap.rewrapping import Outcome, Prove, Report
@@ -126,7 +126,7 @@ class Others:
             self.world.edit(blob_id, touched=os.urandom(4).hex())
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120)
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=6),
     events=_events,

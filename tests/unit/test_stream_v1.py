@@ -246,7 +246,7 @@ def test_the_number_of_chunks_is_bounded_by_its_four_bytes(
 
 @pytest.mark.usefixtures("small_chunks")
 @given(data=st.data(), size=st.integers(0, 5 * SMALL))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_no_other_arrangement_of_chunks_opens(data: st.DataObject, size: int) -> None:
     plaintext = os.urandom(size)
     true = cut(STREAM.seal(KEY, plaintext))
@@ -263,7 +263,7 @@ def test_no_other_arrangement_of_chunks_opens(data: st.DataObject, size: int) ->
 
 @pytest.mark.usefixtures("small_chunks")
 @given(data=st.data(), size=st.integers(0, 5 * SMALL))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_moved_doubled_dropped_or_spliced_chunk_opens(data: st.DataObject, size: int) -> None:
     plaintext = os.urandom(size)
     chunks = cut(STREAM.seal(KEY, plaintext))
@@ -290,7 +290,7 @@ def test_no_moved_doubled_dropped_or_spliced_chunk_opens(data: st.DataObject, si
 
 @pytest.mark.usefixtures("small_chunks")
 @given(data=st.data(), size=st.integers(0, 5 * SMALL))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_cut_lengthened_or_altered_content_opens(data: st.DataObject, size: int) -> None:
     plaintext = os.urandom(size)
     sealed = STREAM.seal(KEY, plaintext)
