@@ -85,7 +85,6 @@ class Play:
                 ("export", self._want_two_people),
                 ("rewrap approve 1", self._be_bob),
             ],
-            "docs/audit.md": [("rewrap audit verify", self._bring_trails)],
             "docs/backup.md": [("rewrap backup restore --from", self._lose_sidecars)],
             "docs/certificate.md": [("rewrap certificate N", self._certify_the_migration)],
             "docs/keys.md": [("rewrap dpapi-ring", self._bring_master_keys)],
@@ -142,6 +141,7 @@ class Play:
         (table,) = [content for info, content in fences("README.md") if info == "toml"]
         (self.office.folder / "rewrap.toml").write_text(self.office.here(table + FURNITURE))
         (self.office.folder / "hook.url").write_text(self._hook.url)
+        self._bring_trails()
 
     def _make_another_kek(self) -> None:
         made = self.office.type("bao write -f transit/keys/next-kek type=aes256-gcm96 derived=true")
