@@ -135,7 +135,7 @@ class GcsBucket:
         query["fields"] = "items(name,size),prefixes,nextPageToken"
         body = self._requests.list(self._url, query, {})
         try:
-            return msgspec.json.decode(body, type=_Listing)
+            return _LISTING.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise self._strange("something else than a list of objects") from None
 
@@ -155,6 +155,9 @@ class _Listing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="
     items: list[_Item] = []
     prefixes: list[str] = []
     next_page_token: str = ""
+
+
+_LISTING = msgspec.json.Decoder(_Listing)
 
 
 def _code(answer: requests.Response) -> str:

@@ -97,8 +97,8 @@ class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("a key's name has letters, digits, dots, dashes and underscores")
         return cls(name, ()).with_new_version()
 
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
+    @staticmethod
+    def parse(data: bytes) -> "KeyFile":
         """Read a key file, strictly; only white space between its parts is free.
 
         Raises:
@@ -106,7 +106,7 @@ class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         # From None: an error of the parser may carry what it read, the keys included.
         try:
-            file = msgspec.json.decode(data, type=cls, dec_hook=_decode)
+            file = _KEY_FILE.decode(data)
             canonical = _encoded(file) == msgspec.json.format(data, indent=-1)
         except msgspec.ValidationError as error:
             place = str(error).rpartition(" - at ")[2] if " - at " in str(error) else "its object"
@@ -199,3 +199,6 @@ def _decode(_type: type, value: Any) -> DataKey:  # noqa: ANN401 - any JSON valu
     if len(key) != KEK_BYTES:
         raise ValueError("not a key of 32 bytes")
     return DataKey(key)
+
+
+_KEY_FILE = msgspec.json.Decoder(KeyFile, dec_hook=_decode)

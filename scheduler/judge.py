@@ -29,6 +29,7 @@ _LOCK = 0x7277_0007
 """Advisory locks: one scheduler judges starts, and one judges everything else."""
 
 _LOOK_EVERY_S = 0.25
+_START = msgspec.json.Decoder(Start)
 _GOOD_FOR_S = 300.0
 """What was asked for longer ago is not done any more: who asked has gone on to something else."""
 
@@ -110,7 +111,7 @@ class Judge(Beside):
             )
 
     def _open(self, asked: Asked) -> None:
-        start = msgspec.json.decode(asked.details, type=Start)
+        start = _START.decode(asked.details)
         request: Request = request_of(self._desk, start, asked.requested_by)
         self._require_allowed(asked)  # a key service may have been asked for long
         with self._ledger.begin() as connection:

@@ -32,6 +32,9 @@ class _Event(msgspec.Struct, frozen=True):
     cached: bool = False
 
 
+_EVENT = msgspec.json.Decoder(_Event)
+
+
 @dataclass(frozen=True, slots=True)
 class OwnUse:
     """One use of a key by us.
@@ -82,7 +85,7 @@ def of_application(path: Path) -> Iterator[OwnUse]:
 
 def _event(line: bytes, where: str) -> _Event:
     try:
-        return msgspec.json.decode(line, type=_Event)
+        return _EVENT.decode(line)
     except msgspec.MsgspecError:
         raise LogError(f"{where} holds a line that is no audit event of ours") from None
 

@@ -84,7 +84,8 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode()
 
 
-def _serve() -> None:
+def preload() -> Any:
+    """Import the service and each of its commands; return what runs one."""
     from scheduler.__main__ import main  # noqa: PLC0415 - what is paid for once
     from scheduler.commands import rewrap  # noqa: PLC0415 - likewise
 
@@ -92,31 +93,38 @@ def _serve() -> None:
         rewrap.resolve_command(click.Context(rewrap), [name])
     for module in _LOADED_WHEN_USED:
         importlib.import_module(module)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            _become(main, json.loads(line))
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(code, flush=True)  # noqa: T201 - the answer
+    return main
 
 
-def _become(main: Any, wish: dict[str, Any]) -> None:
+def become(main: Any, words: Sequence[str], environment: Mapping[str, str], cwd: str) -> int:
+    """Run a command in a process that was forked for it; return its exit code."""
     code = 1
     try:
-        signal.alarm(wish["timeout_s"])
-        for number, name in ((0, os.devnull), (1, wish["out"]), (2, wish["err"])):
-            os.dup2(os.open(name, os.O_RDWR), number)
-        os.chdir(wish["cwd"])
+        os.chdir(cwd)
         os.environ.clear()
-        os.environ.update(wish["environment"])
-        sys.argv = ["rewrap", *wish["words"]]
+        os.environ.update(environment)
+        sys.argv = ["rewrap", *words]
         code = main()
     except BaseException:  # noqa: BLE001 - as the interpreter does at its end
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+    return code
+
+
+def _serve() -> None:
+    main = preload()
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            wish = json.loads(line)
+            signal.alarm(wish["timeout_s"])
+            for number, name in ((0, os.devnull), (1, wish["out"]), (2, wish["err"])):
+                os.dup2(os.open(name, os.O_RDWR), number)
+            os._exit(become(main, wish["words"], wish["environment"], wish["cwd"]))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(code, flush=True)  # noqa: T201 - the answer
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ class Node:
     def _find(self, name: str) -> psutil.Process | None:
         for process in psutil.Process(self.up.pid).children():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if name == _name_of(process):
+                if name == name_of(process):
                     return process
         return None
 
@@ -193,7 +193,7 @@ def assert_balanced(document: dict[str, Any], scanned: int) -> None:
     assert decided(document) == scanned
 
 
-def _name_of(process: psutil.Process) -> str:
+def name_of(process: psutil.Process) -> str:
     """Tell what a process is called, by its program and command line."""
     servers = {"redis-server": "redis", "postgres": "postgres"}
     if process.name() in servers:

@@ -102,15 +102,15 @@ class Manifest(msgspec.Struct, frozen=True):
         """Return the manifest's bytes."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
-    @classmethod
-    def parse(cls, data: bytes) -> "Manifest":
+    @staticmethod
+    def parse(data: bytes) -> "Manifest":
         """Read a manifest.
 
         Raises:
             BackupError: it is none of this format, or its counts do not add up.
         """
         try:
-            manifest = msgspec.json.decode(data, type=cls)
+            manifest = _MANIFEST.decode(data)
         except msgspec.DecodeError as error:
             raise BackupError("manifest_malformed", f"the manifest is none: {error}") from None
         if manifest.format != FORMAT:
@@ -118,6 +118,9 @@ class Manifest(msgspec.Struct, frozen=True):
         if sum(part.blobs for part in manifest.parts) != manifest.blobs:
             raise BackupError("manifest_malformed", "the manifest's counts do not add up")
         return manifest
+
+
+_MANIFEST = msgspec.json.Decoder(Manifest)
 
 
 def digest(data: bytes) -> str:

@@ -101,6 +101,11 @@ class Answer(msgspec.Struct, frozen=True):
     request_id: str = ""
 
 
+_ANSWER = msgspec.json.Decoder(Answer)
+# Made here and not at the first answer: threads that make one at once crash the process (msgspec
+# 0.22 shows a type that is half made to the other thread). A static rule keeps all others so.
+
+
 def check_token(token: str) -> str:
     """Return a token that can stand in a header.
 
@@ -246,7 +251,7 @@ class VaultConnection(Telling):
             status, content = self._exchange(self._current_token(), method, path, body)
         done = 200 <= status < 300  # noqa: PLR2004 - success, RFC 9110 section 15.3
         try:
-            answer = msgspec.json.decode(content, type=Answer) if content else Answer()
+            answer = _ANSWER.decode(content) if content else Answer()
         except (msgspec.MsgspecError, UnicodeDecodeError):
             answer = None
         if answer is None and done:

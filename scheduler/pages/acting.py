@@ -225,9 +225,9 @@ class ActionHandler(Asking):
         by = f"flower: {name}"
         try:
             if self.action is Action.START:
-                start = msgspec.json.decode(self.request.body, type=Start)
+                start = _START.decode(self.request.body)
                 return Asked(key, self.action, None, start.text(), by)
-            msgspec.json.decode(self.request.body or b"{}", type=_Nothing)
+            _NOTHING.decode(self.request.body or b"{}")
         except (msgspec.MsgspecError, UnicodeError) as error:
             self.refuse(HTTPStatus.BAD_REQUEST, "usage", str(error), "rewrap start --help")
             return None
@@ -236,6 +236,10 @@ class ActionHandler(Asking):
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     """A body without anything in it."""
+
+
+_START = msgspec.json.Decoder(Start)
+_NOTHING = msgspec.json.Decoder(_Nothing)
 
 
 def _is_elsewhere(headers: Mapping[str, str], host: str) -> bool:

@@ -65,6 +65,9 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
         return [name.strip() for name in self.file_schema.split(",")]
 
 
+_MANIFEST = msgspec.json.Decoder(Manifest, strict=False)  # the timestamp is a string of digits
+
+
 def read_manifest(data: bytes, checksum: bytes | None, place: str, bucket: str) -> Manifest:
     """Read and check a manifest.
 
@@ -81,8 +84,7 @@ def read_manifest(data: bytes, checksum: bytes | None, place: str, bucket: str) 
     if checksum is not None and checksum.decode("ascii", "replace").strip().lower() != _md5(data):
         raise damaged(f"{place} is not what its manifest.checksum says")
     try:
-        # The timestamp is a string of digits.
-        manifest = msgspec.json.decode(data, type=Manifest, strict=False)
+        manifest = _MANIFEST.decode(data)
         manifest.as_of  # noqa: B018 - a time that is none
     except (msgspec.DecodeError, RecursionError, OverflowError, ValueError, OSError) as error:
         raise SourceError(

@@ -1,86 +1,32 @@
-"""What the README shows is run."""
+"""What README and docs link to and configure is there."""
 
 import re
-import secrets
 import tomllib
 from pathlib import Path
 
-import click
 import pytest
 
-from embedded import OpenBao
-from keywrap.blobs import open_blobs
 from keywrap.config import TABLES, KeywrapConfig
-from keywrap.contents import content_format
-from keywrap.datakey import DataKey
-from scheduler.commands import rewrap
 from scheduler.commands.setup import TEMPLATE
 from workers.settings import load
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def block(language: str) -> str:
-    found = re.search(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    assert found
-    return found[1]
-
-
-@pytest.fixture
-def site(
-    tmp_path: Path, openbao: OpenBao, transit_key: str, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """The README's configuration, with this machine's store and OpenBao put in."""
-    (tmp_path / "blobs").mkdir()
-    token = tmp_path / "token"
-    token.write_text(openbao.token)
-    token.chmod(0o600)
-    text = (
-        block("toml")
-        .replace("file:///srv/blobs", (tmp_path / "blobs").as_uri())
-        .replace("https://bao.example.com:8200", openbao.address)
-        .replace("/run/secrets/bao-token", str(token))
-        .replace("blob-kek", transit_key)
-    )
-    (tmp_path / "rewrap.toml").write_text(text)
-    monkeypatch.setenv("BLOB_KEY", secrets.token_hex(32))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_the_application_example_runs(site: Path) -> None:
-    exec(block("python"), {})  # noqa: S102 - our own README
-
-    assert (site / "blobs" / "invoice-7.blob.meta").exists()
-
-
-def test_the_configured_application_reads_the_first_adopters_blobs(
-    site: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key = secrets.token_hex(32)
-    monkeypatch.setenv("BLOB_KEY", key)
-    content = content_format("records-v1").seal(DataKey(bytes.fromhex(key)), b"old" * 5000)
-    (site / "blobs" / "old.blob").write_bytes(content)
-
-    assert open_blobs("rewrap.toml").get("old") == b"old" * 5000
-
-
-def test_every_command_the_readme_names_is_there() -> None:
-    named = set(re.findall(r"`(?:\.venv/bin/)?rewrap ([a-z-]+)", README))
-    named |= set(re.findall(r"^    \.venv/bin/rewrap ([a-z-]+)", README, re.MULTILINE))
-
-    assert {"init", "up", "start", "rotate-kek"} <= named
-    assert named <= set(rewrap.list_commands(click.Context(rewrap)))
-
-
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", text):
+        file = page.parent / target
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
 
 
 EXAMPLES = [

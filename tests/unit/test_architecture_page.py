@@ -1,4 +1,4 @@
-"""What the page of the architecture draws is what the code does."""
+"""What the pages of the architecture and of a campaign draw is what the code does."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ from ledger.states import RESUMABLE, TRANSITIONS, State
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+CAMPAIGN = (ROOT / "docs" / "campaign.md").read_text(encoding="utf-8")
 WORK = RESUMABLE - {State.PLANNED}
 
 
@@ -15,7 +16,7 @@ def states(name: str) -> frozenset[State]:
 
 
 def test_the_diagram_has_every_step_of_a_campaign_and_no_other() -> None:
-    diagram = PAGE.partition("stateDiagram-v2")[2].partition("```")[0]
+    diagram = CAMPAIGN.partition("stateDiagram-v2")[2].partition("```")[0]
     arrows = re.findall(r"^ +(\w+) --> (\w+)$", diagram, re.MULTILINE)
 
     drawn = {(a, b) for one, two in arrows for a in states(one) for b in states(two)}
@@ -24,7 +25,7 @@ def test_the_diagram_has_every_step_of_a_campaign_and_no_other() -> None:
 
 
 def test_the_states_drawn_as_work_are_those_of_the_code() -> None:
-    inside = PAGE.partition("state work {")[2].partition("}")[0]
+    inside = CAMPAIGN.partition("state work {")[2].partition("}")[0]
 
     assert {State(name) for name in re.findall(r"\w+", inside)} == WORK
 

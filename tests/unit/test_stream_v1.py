@@ -89,7 +89,7 @@ def test_what_was_sealed_opens_here_and_by_the_page_alone(size: int) -> None:
 
 def test_the_vectors_of_the_page_are_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "urandom", lambda count: SALT[:count])
-    found = dict(re.findall(r"^    (\w+) +([0-9a-f]+)$", PAGE, re.MULTILINE))
+    found = dict(re.findall(r"^(\w+) +([0-9a-f]+)$", PAGE, re.MULTILINE))
     assert bytes.fromhex(found["data_key"]) == KEY_BYTES
     assert bytes.fromhex(found["salt"]) == SALT
     derived = [part.hex() for part in plainstreams.derive(KEY_BYTES, SALT)]

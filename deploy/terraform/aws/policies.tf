@@ -62,7 +62,7 @@ data "aws_iam_policy_document" "reader" {
 
 data "aws_iam_policy_document" "writer" {
   statement {
-    sid       = "Wraps1"
+    sid = "Wraps1"
     actions = [
       "kms:Decrypt",
       "kms:Encrypt",
@@ -102,7 +102,7 @@ data "aws_iam_policy_document" "writer" {
   }
 
   statement {
-    sid       = "StoreWrite"
+    sid = "StoreWrite"
     actions = [
       "s3:AbortMultipartUpload",
       "s3:GetObject",
@@ -114,7 +114,7 @@ data "aws_iam_policy_document" "writer" {
 
 data "aws_iam_policy_document" "worker" {
   statement {
-    sid       = "Wraps1"
+    sid = "Wraps1"
     actions = [
       "kms:Decrypt",
       "kms:Encrypt",
@@ -156,7 +156,7 @@ data "aws_iam_policy_document" "worker" {
   }
 
   statement {
-    sid       = "StoreWrite"
+    sid = "StoreWrite"
     actions = [
       "s3:AbortMultipartUpload",
       "s3:GetObject",
@@ -206,7 +206,7 @@ data "aws_iam_policy_document" "verifier" {
 
 data "aws_iam_policy_document" "operator" {
   statement {
-    sid       = "Keys1"
+    sid = "Keys1"
     actions = [
       "kms:DescribeKey",
       "kms:GetKeyRotationStatus",
@@ -237,7 +237,7 @@ data "aws_iam_policy_document" "operator" {
 
 data "aws_iam_policy_document" "retirer" {
   statement {
-    sid       = "Keys1"
+    sid = "Keys1"
     actions = [
       "kms:DescribeKey",
       "kms:DisableKey",
