@@ -17,7 +17,13 @@ from redis.exceptions import RedisError
 from keywrap.config import ConfigError
 from ledger import alerts
 from ledger.alerts import Condition, Delivery
-from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
+from ledger.connection import (
+    Connection,
+    Ledger,
+    LedgerNotReadyError,
+    LedgerSlowError,
+    LedgerUnavailableError,
+)
 from scheduler import conditions, webhooks
 from scheduler.alert_messages import BUILDERS
 from scheduler.beside import STOP_WITHIN_S
@@ -108,6 +114,8 @@ class Alerting:
                     # Whatever it is: who hears no alert takes it that all is well.
                     logger.exception("%s: trying again", name, extra={"event": "alerts_failed"})
 
+                except LedgerSlowError as error:
+                    logger.warning("%s: %s", name, error, extra={"event": "ledger_slow"})
         return threading.Thread(target=keep, name=name, daemon=True)
 
     def look(self) -> bool:
