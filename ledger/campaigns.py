@@ -250,14 +250,14 @@ def _refuse_retired(connection: Connection, asked: Request) -> None:
             "key_version_retiring",
             f"{retiring} is being retired, and an undo may put wraps back that need it; nothing "
             "was changed",
-            f"rewrap retire {retiring} --status",
+            f"rewrap retire '{retiring}' --status",
         )
     to_it = asked.kind in REWRAPPING and asked.target is not None
     if to_it and asked.target and retirements.is_barred(connection, asked.target):
         raise RequestRefusedError(
             "key_version_retired",
             f"{asked.target} is retired or being retired; nothing was changed",
-            f"rewrap retire {asked.target} --status",
+            f"rewrap retire '{asked.target}' --status",
         )
 
 

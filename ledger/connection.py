@@ -14,12 +14,14 @@ __all__ = [
     "Ledger",
     "LedgerBusyError",
     "LedgerNotReadyError",
+    "LedgerSlowError",
     "LedgerUnavailableError",
     "waiting_briefly",
 ]
 
 _UNDEFINED_TABLE = "42P01"
 _LOCK_NOT_AVAILABLE = "55P03"
+_QUERY_CANCELED = "57014"
 
 
 class LedgerUnavailableError(Exception):
@@ -33,6 +35,10 @@ class LedgerBusyError(LedgerUnavailableError):
     next_command = "run it again"
 
 
+class LedgerSlowError(LedgerUnavailableError):
+    """A statement took longer than it may. Nothing of the transaction has happened."""
+
+
 class LedgerNotReadyError(Exception):
     """The database has no ledger in it, or one of another version."""
 
@@ -43,20 +49,25 @@ class Ledger:
     Args:
         url: `postgresql://…`, as libpq takes it.
         connections: the most connections to hold.
+        statement_s: the longest that a statement may take, in seconds; 0: no limit of ours.
 
     Raises:
         LedgerUnavailableError: that is no such URL.
     """
 
-    def __init__(self, url: str, connections: int = 4) -> None:
+    def __init__(self, url: str, connections: int = 4, statement_s: float = 0.0) -> None:
         try:
-            self._engine = self._make_engine(url, connections)
+            self._engine = self._make_engine(url, connections, statement_s)
         except (ArgumentError, ValueError, ImportError):
             # Its text is not repeated: a URL that cannot be read may show its password anywhere.
             raise LedgerUnavailableError("its URL is none: expected postgresql://…") from None
 
     @staticmethod
-    def _make_engine(url: str, connections: int) -> Engine:
+    def _make_engine(url: str, connections: int, statement_s: float) -> Engine:
+        # A frozen worker must not hold its locks for ever.
+        options = "-c timezone=UTC -c idle_in_transaction_session_timeout=60s"
+        if statement_s:  # else as the server or the role has it
+            options += f" -c statement_timeout={statement_s * 1000:.0f}"
         return create_engine(
             url.replace("postgresql://", "postgresql+psycopg://", 1),
             pool_size=connections,
@@ -69,8 +80,7 @@ class Ledger:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 20_000,
                 "application_name": "rewrap",
-                # A frozen worker must not hold its locks for ever.
-                "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60s",
+                "options": options,
             },
         )
 
@@ -80,13 +90,16 @@ class Ledger:
 
         Raises:
             LedgerUnavailableError: PostgreSQL does not answer, or went away in the middle.
+            LedgerSlowError: a statement took longer than it may.
             LedgerNotReadyError: the schema is not there.
         """
         try:
             with self._engine.begin() as connection:
                 yield connection
         except (OperationalError, SqlInterfaceError) as error:
-            raise LedgerUnavailableError(_first_line(error)) from error
+            is_slow = getattr(error.orig, "sqlstate", "") == _QUERY_CANCELED
+            kind = LedgerSlowError if is_slow else LedgerUnavailableError
+            raise kind(_first_line(error)) from error
         except PoolTimeoutError as error:
             raise LedgerUnavailableError("all connections of this process are in use") from error
         except SqlProgrammingError as error:
@@ -106,7 +119,8 @@ class Ledger:
             statement_s: the longest that a statement may take, in seconds.
 
         Raises:
-            LedgerUnavailableError: PostgreSQL does not answer, or a statement took longer.
+            LedgerUnavailableError: PostgreSQL does not answer.
+            LedgerSlowError: a statement took longer.
             LedgerNotReadyError: the schema is not there.
         """
         with self.begin() as connection:

@@ -39,6 +39,7 @@ class Progress:
         verified: blobs of the sample that the verifying task opened.
         worked: from the first claim to the last end, or until now; None: nothing was claimed.
         content_bytes: of the contents that a plan measured, or that were removed.
+        listed: how many blobs its inventory saw.
     """
 
     scanned: int
@@ -50,6 +51,7 @@ class Progress:
     verified: int
     worked: tuple[datetime, datetime] | None = None
     content_bytes: int = 0
+    listed: int = 0
 
     @property
     def decided(self) -> int:
@@ -136,6 +138,7 @@ def _progress(rows: Sequence[Row[Any]], kind: Kind) -> Progress:
         verified=int(sum(row.total if kind in OPENING else row.current for row in proofs)),
         worked=worked,
         content_bytes=int(sum(row.content_bytes for row in work)),
+        listed=int(sum(row.total for row in rows if row.kind == ShardKind.INVENTORY)),
     )
 
 

@@ -17,13 +17,19 @@ from redis.exceptions import RedisError
 from keywrap.config import ConfigError
 from ledger import alerts
 from ledger.alerts import Condition, Delivery
-from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
-from scheduler import conditions, webhooks
+from ledger.connection import (
+    Connection,
+    Ledger,
+    LedgerNotReadyError,
+    LedgerSlowError,
+    LedgerUnavailableError,
+)
+from scheduler import conditions
 from scheduler.alert_messages import BUILDERS
 from scheduler.beside import STOP_WITHIN_S
 from scheduler.chainwatch import ChainWatch
 from scheduler.headkeeper import HeadKeeper
-from scheduler.webhooks import Answer
+from scheduler.webhooks import Answer, Poster
 from workers import pacing
 from workers.alerts_table import AlertKind, Severity, Webhook
 from workers.settings import Settings
@@ -102,6 +108,8 @@ class Alerting:
                     # Of a ledger that is slow to read no more than a tenth of the time is taken.
                     eased_s = 9 * (time.monotonic() - began)
                     pause_s = max(every_s, min(eased_s, longest_s))
+                except LedgerSlowError as error:
+                    logger.warning("%s: %s", name, error, extra={"event": "ledger_slow"})
                 except (LedgerUnavailableError, LedgerNotReadyError):
                     continue  # the ticks say it
                 except Exception:
@@ -152,6 +160,7 @@ class Sender:
         self._store = settings.keywrap.store.url
         self._ledger = ledger
         self._name = name
+        self._poster = Poster()
 
     def send_all(self) -> int:
         """Send what is due now; return how many messages were tried."""
@@ -163,7 +172,7 @@ class Sender:
                 return count
             count += 1
             message = BUILDERS[self._hook.format](due.alert, due.event, self._store)
-            answer = deliver(self._hook, message, f"{due.alert.id}-{due.event}")
+            answer = deliver(self._poster, self._hook, message, f"{due.alert.id}-{due.event}")
             with self._ledger.begin() as connection:
                 self._note(connection, due, answer)
 
@@ -183,13 +192,15 @@ class Sender:
             )
 
 
-def deliver(hook: Webhook, message: Mapping[str, object], message_id: str) -> Answer:
+def deliver(
+    poster: Poster, hook: Webhook, message: Mapping[str, object], message_id: str
+) -> Answer:
     """Post a message to a webhook; that its URL cannot be read is an answer, too."""
     try:
         url = hook.url()
     except ConfigError as error:
         return Answer(is_delivered=False, says=str(error))
-    return webhooks.post(url, message, message_id)
+    return poster.post(url, message, message_id)
 
 
 class Witness:

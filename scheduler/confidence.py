@@ -28,15 +28,23 @@ def bound_ppm(opened: int) -> int:
     return math.ceil(upper_bound(opened) * _PER_MILLION)
 
 
-def sentence(opened: int, bad: int, *, everything: bool) -> str:
-    """Say what it proves that so many blobs were opened."""
+def sentence(opened: int, bad: int, *, everything: bool, prefix: bool = False) -> str:
+    """Say what it proves that so many blobs were opened.
+
+    Args:
+        opened: how many opened.
+        bad: how many did not.
+        everything: whether these are all there are, and no sample of them.
+        prefix: whether only blobs of one prefix were looked at.
+    """
+    which = " with that prefix" if prefix else ""
     if bad:
         return f"{bad:,} of {opened + bad:,} blobs do not open: see which, and why"
     if everything:
-        return f"every one of {opened:,} blobs opens, content and all"
+        return f"all were read: every one of {opened:,} blobs{which} opens, content and all"
     # Rounded up at the digits that are shown, since a bound rounded down is none.
     bound = math.ceil(upper_bound(opened) * _SHOWN) / _SHOWN
     return (
         f"none of {opened:,} random blobs fails: with 99% confidence fewer than {bound:.3%} of all "
-        "blobs do"
+        f"blobs{which} do"
     )

@@ -27,6 +27,9 @@ from workers.settings import Settings
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 2.0
+_LOOKING_S = 60.0
+"""The longest that a statement of what only looks, for metrics and alerts, may take: a table that
+somebody holds is not waited for without end."""
 
 
 def sender(app: Celery) -> Send:
@@ -61,8 +64,9 @@ def run(settings: Settings) -> None:
     schema.upgrade(ledger)
     app = make_app(settings.broker.url)
     head = HeadKeeper(settings, ledger)
-    watcher = Watcher(settings, ledger, head)
-    alerting = Alerting(settings, ledger, head)
+    looking = ledger_of(settings, _LOOKING_S)
+    watcher = Watcher(settings, looking, head)
+    alerting = Alerting(settings, looking, head)
     # Each in a thread of its own: what they ask may hang, and no tick waits for it.
     recurring, asked = Recurring(settings, ledger), judges(settings, ledger)
     besides: tuple[Beside | Alerting, ...] = (head, recurring, *asked, watcher, alerting)
@@ -83,5 +87,6 @@ def run(settings: Settings) -> None:
         stop.wait(pause_s)
     for each in reversed(besides):
         each.stop()
+    looking.close()
     ledger.close()
     tracing.shut_down()

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,7 +22,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ledger import findings, measures
-from ledger.connection import Connection, Ledger, LedgerNotReadyError, LedgerUnavailableError
+from ledger.connection import (
+    Ledger,
+    LedgerNotReadyError,
+    LedgerSlowError,
+    LedgerUnavailableError,
+)
 from scheduler import status
 from scheduler.beside import Beside
 from scheduler.brokerview import BrokerView
@@ -37,6 +43,9 @@ _EVERY_S = 5.0
 _MOST_S = 60.0
 _SHARE = 0.1
 """Of the time at most so much is spent on reading for metrics: with many shards, less often."""
+
+_CENSUS_S = 3600.0
+"""It is read once for each inventory, and reads all of it."""
 
 _MOST_CAMPAIGNS = 50
 _TICK_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
@@ -141,6 +150,10 @@ class Watcher(Beside, Collector):
         try:
             self._snapshot = [*self._read().families(), *self._broker.families()]
             self._ledger_is_up, self._is_broken = True, False
+        except LedgerSlowError as error:
+            if self._ledger_is_up:
+                logger.warning("metrics: %s", error, extra={"event": "ledger_slow"})
+            self._ledger_is_up = False
         except (LedgerUnavailableError, LedgerNotReadyError):
             self._ledger_is_up = False  # the ticks say why
         except Exception:
@@ -154,7 +167,8 @@ class Watcher(Beside, Collector):
             ids = measures.open_ids(connection)
             trail = measures.trail(connection)
             waiting = measures.waiting(connection)
-            census = self._read_census(connection)
+            newest = measures.newest_full_inventory(connection, self._settings.keywrap.store.place)
+        census = self._read_census(*newest) if newest else None
         campaigns = [seen for i in ids[:_MOST_CAMPAIGNS] if (seen := self._read_campaign(i))]
         self._moved = {i: moved for i, moved in self._moved.items() if i in ids}
         return Snapshot(campaigns, len(ids), waiting, trail, self._chain.look(), census)
@@ -182,13 +196,10 @@ class Watcher(Beside, Collector):
         self._moved[campaign_id] = now, moved_at
         return Seen(found, moved_at)
 
-    def _read_census(self, connection: Connection) -> Census | None:
+    def _read_census(self, number: int, finished_at: datetime) -> Census:
         """Count an inventory's findings: once, since that reads all of them."""
-        newest = measures.newest_full_inventory(connection, self._settings.keywrap.store.place)
-        if newest is None:
-            return None
-        number, finished_at = newest
         if self._census is None or self._census[0] != number:
-            lines = findings.census(connection, number)
+            with self._ledger.reading(_CENSUS_S) as connection:
+                lines = findings.census(connection, number)
             self._census = number, Census(finished_at, lines)
         return self._census[1]

@@ -66,11 +66,13 @@ class Report:
         return estimates.upper_bound(self.opened, self.bad, self.mix.pool)
 
     @property
-    def next_command(self) -> str:
-        """What to type next: the campaign, or a look at the blobs of the sample that are bad."""
+    def next_command(self) -> str | None:
+        """What to type next: the campaign, or a look at what is bad; None: nothing is to do."""
         if self.bad:
             return f"rewrap blobs {self.status.campaign.id} --outcome quarantined"
-        return self.proposal.command()
+        if self.mix.moving:
+            return self.proposal.command()
+        return "rewrap inventory --export blobs.csv" if self.mix.problems else None
 
     @property
     def is_clean(self) -> bool:
@@ -95,8 +97,8 @@ class Report:
             These keys, always all of them; numbers are blobs unless said otherwise:
 
             - `plan` (its campaign's id), `kind`, `state`, `reason_code`, `reason` and
-              `next_command`, which is the `rewrap start` that it planned for once it is done and
-              every blob of the sample is sound.
+              `next_command`, which is the `rewrap start` that it planned for once it is done, some
+              blob would move and every one of the sample is sound; null where nothing is to do.
               A plan that is not `complete` or `complete_with_exceptions` holds what it had found.
             - `store`, `prefix`, `target`, `prove` (`mode`; `sample`, a fraction or null; `default`,
               whether nobody asked for it; `why`).

@@ -34,6 +34,9 @@ from workers.settings import Retire
 
 _POLL_S = 1.0
 _NAMED = 5
+_BACK_UP = (
+    "rewrap backup create --wait, then: rewrap backup verify CAMPAIGN --identity FILE, then: "
+)
 
 
 class NeededError(Exception):
@@ -79,7 +82,7 @@ class Retiring:
 
     @property
     def _again(self) -> str:
-        return f"rewrap retire {self.version}"
+        return f"rewrap retire '{self.version}'"
 
     @property
     def is_whole(self) -> bool:
@@ -299,10 +302,6 @@ class Retiring:
 
     def _require_accepted(self, reason_code: str, left: str) -> None:
         what = f"{left}: these open with nothing afterwards"
-        if not self.accepted:
-            raise NeededError(
-                reason_code, what, f"{self._again} --accept-unopenable (with a fresh backup)"
-            )
         with self.desk.ledger.begin() as connection:
             is_fresh = retirements.has_fresh_backup(
                 connection,
@@ -310,12 +309,16 @@ class Retiring:
                 self.desk.settings.keywrap.store.place,
                 self.waits.backup_days,
             )
+        again = f"{self._again} --accept-unopenable"
+        back_up = "" if is_fresh else _BACK_UP
+        if not self.accepted:
+            raise NeededError(reason_code, what, back_up + again)
         if not is_fresh:
             raise NeededError(
                 "no_fresh_backup",
                 f"{what}, and no backup of the whole store without it was made and verified within "
                 f"{self.waits.backup_days} days",
-                "rewrap backup create --wait, then: rewrap backup verify CAMPAIGN --identity FILE",
+                back_up + again,
             )
 
     def _disable(self, _retirement: Retirement) -> None:

@@ -72,9 +72,11 @@ class Status:
         campaign, counts = self.campaign, self.progress.counts
         if campaign.kind is not Kind.VERIFY or not campaign.is_finished:
             return None
-        everything = campaign.sample_size is None and not campaign.prefix
+        # A sample may be as large as the store.
+        everything = campaign.sample_size is None or self.progress.scanned == self.progress.listed
         opened, bad = counts[Outcome.CURRENT], self.progress.exceptions
-        return confidence.sentence(opened, bad, everything=everything)
+        prefix = bool(campaign.prefix)
+        return confidence.sentence(opened, bad, everything=everything, prefix=prefix)
 
     @property
     def _leaves_previous(self) -> bool:

@@ -1,7 +1,9 @@
 """Posting to a webhook: one request, bounded in every way."""
 
 import random
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +18,10 @@ from workers.alerts_table import is_loopback
 from workers.plaintext import plain
 
 _TIMEOUT_S = (5.0, 10.0)  # to connect, and for each read
+_WITHIN_S = 30.0
+"""For the whole of an attempt; shorter than a message is held for its sender."""
+
+_MOST_LATE = 3
 _MOST_BYTES = 1024
 """Of an answer: enough for a person to see what is wrong."""
 
@@ -55,6 +61,39 @@ class _NoNetrc(AuthBase):
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
+
+
+class Poster:
+    """Posts to one webhook, each message within a deadline for the whole of it.
+
+    The timeouts of `requests` are those of each read, and of no look-up of a name: a receiver that
+    sends a byte now and then would hold its sender for ever. So each attempt has a thread of its
+    own; one that is late is left there, and while too many are, none is added.
+    """
+
+    def __init__(self) -> None:
+        self._late: list[threading.Thread] = []
+
+    def post(self, url: str, message: Mapping[str, object], message_id: str) -> Answer:
+        """Post a message as JSON; see `post`. One that is late may have been taken all the same."""
+        self._late = [thread for thread in self._late if thread.is_alive()]
+        if len(self._late) >= _MOST_LATE:
+            return Answer(is_delivered=False, says=f"{_MOST_LATE} earlier attempts still hang")
+        answer: Future[Answer] = Future()
+
+        def attempt() -> None:
+            try:
+                answer.set_result(post(url, message, message_id))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the answer is read
+                answer.set_exception(error)
+
+        thread = threading.Thread(target=attempt, name="webhook-attempt", daemon=True)
+        thread.start()
+        try:
+            return answer.result(_WITHIN_S)
+        except TimeoutError:
+            self._late.append(thread)
+            return Answer(is_delivered=False, says=f"no whole answer within {_WITHIN_S:g} s")
 
 
 def post(url: str, message: Mapping[str, object], message_id: str) -> Answer:

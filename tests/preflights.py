@@ -202,7 +202,7 @@ CASES = {
     "a legacy key is another": Case(
         "legacy key env:BLOB_KEY",
         "blobs_do_not_open",
-        "rewrap verify",
+        "encoding, scheme or secret",
         environment={"BLOB_KEY": "00" * 32},
     ),
     "real blobs do not open": Case(

@@ -24,8 +24,12 @@ from workers.settings import Settings
 logger = logging.getLogger(__name__)
 
 
-def ledger_of(settings: Settings) -> Ledger:
+def ledger_of(settings: Settings, statement_s: float = 0.0) -> Ledger:
     """Make the connection to the configured ledger.
+
+    Args:
+        settings: the settings.
+        statement_s: the longest that a statement may take, in seconds; 0: no limit of ours.
 
     Raises:
         ConfigError: none is configured.
@@ -36,7 +40,7 @@ def ledger_of(settings: Settings) -> Ledger:
             "no ledger is configured; set it here or in REWRAP_LEDGER_URL",
             next_command="rewrap up",
         )
-    return Ledger(settings.ledger.url)
+    return Ledger(settings.ledger.url, statement_s=statement_s)
 
 
 def queue_of(settings: Settings) -> QueueOf:

@@ -32,6 +32,10 @@ _A_KEY = 3
 
 _INVENTORY = "rewrap inventory"
 _MEND = "check [keys] and the key services, then run it again"
+_TABLES = (
+    "mend encoding, scheme or secret of the key's table in [keys] (docs/keys.md; `rewrap "
+    "inventory` prints which schemes the lengths of the wraps allow), then run it again"
+)
 
 
 def checks(ground: Ground) -> Iterator[Check]:
@@ -70,7 +74,8 @@ def of_keys(ground: Ground, claims: Callable[[str], bool]) -> Finding:
     if ids:
         return _opened(ground, ids)
     said = f"whether it opens anything is not known: no blob of inventory {inventory.id}"
-    return warned("no_blob_of_key", f"{said} is wrapped by it now", _INVENTORY)
+    step = "take its table out of [keys], unless a `previous` or a backup needs it yet"
+    return warned("no_blob_of_key", f"{said} is wrapped by it now", step)
 
 
 def _wraps(reader: SidecarReader, blob_id: str, key: str) -> bool:
@@ -134,9 +139,9 @@ def judged(results: Sequence[Result]) -> Finding:
         codes = Counter(result.reason_code or result.outcome.value for result in bad)
         reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common())
         first = f"{plain(bad[0].blob_id)}: {plain(bad[0].detail)}"
-        return failed(
-            "blobs_do_not_open", f"{said}; not: {reasons}; {first}", "rewrap verify --all"
-        )
+        # Where none opens it is not the blobs' fault, and opening all of them would tell no more.
+        step = "rewrap verify --all" if opened else _TABLES
+        return failed("blobs_do_not_open", f"{said}; not: {reasons}; {first}", step)
     if not opened:
         return warned("nothing_opened", said, _INVENTORY)
     return passed(said)

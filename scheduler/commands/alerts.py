@@ -14,6 +14,7 @@ from scheduler.alerting import deliver
 from scheduler.commands.reading import as_json, say_silence
 from scheduler.desk import DONE, UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.showing import plain
+from scheduler.webhooks import Poster
 
 _TEST = "test"
 
@@ -117,7 +118,8 @@ def test(desk: Desk, *, as_json: bool) -> int:
     answers = {}
     for name, hook in hooks.items():
         message = BUILDERS[hook.format](alert, _TEST, place)
-        answers[name] = deliver(hook, message, f"{_TEST}-{datetime.now(UTC).timestamp()}")
+        message_id = f"{_TEST}-{datetime.now(UTC).timestamp()}"
+        answers[name] = deliver(Poster(), hook, message, message_id)
     if as_json:
         showing.document(
             [

@@ -98,7 +98,10 @@ def _print(report: Report) -> None:
         return
     for line in plan_lines.lines(report):
         click.echo(line)
-    click.echo(f"next: {report.next_command}")
+    if report.next_command:
+        click.echo(f"next: {report.next_command}")
+    else:
+        click.echo("nothing to do: no wrap would move")
 
 
 def _exit_code(report: Report) -> int:

@@ -106,7 +106,7 @@ def _bad(message: str) -> DeskError:
         f"{message}; nothing was changed",
         exit_code=USAGE,
         reason_code="key_version_invalid",
-        next_command="rewrap inventory (it shows keys and versions)",
+        next_command="rewrap inventory",
     )
 
 
@@ -140,7 +140,7 @@ def _not_alone(version: KeyVersion, *, is_primary: bool) -> DeskError:
         next_command=(
             "rewrap start rotate --to NEW_KEY --wait"
             if is_primary
-            else f"rewrap retire '{version.key}' (the whole key)"
+            else f"rewrap retire '{version.key}'"
         ),
     )
 
@@ -175,7 +175,7 @@ def _show(desk: Desk, version: KeyVersion, *, as_json: bool) -> int:
         why = f": {found.reason}" if found.reason else ""
         click.echo(f"{version}: {found.step}{why}")
         if found.step not in retirements.ENDED:
-            click.echo(f"next: rewrap retire '{version}' (it goes on)")
+            click.echo(f"it goes on when it is typed again\nnext: rewrap retire '{version}'")
     return EXCEPTIONS if found and found.step is Step.REFUSED else DONE
 
 

@@ -203,7 +203,7 @@ def assert_retired_as_a_whole(cloud: Cloud, site: CloudSite, ids: list[str]) -> 
     wrong = site.rewrap("retire", second, "--yes")
     assert (wrong.code, "[version_is_current]" in wrong.err) == (4, True), wrong
     named = site.rewrap("retire", f"{first}?version={'0' * 64}", "--yes")
-    assert f"next: rewrap retire '{first}' (the whole key)" in named.err, named
+    assert f"next: rewrap retire '{first}'\n" in named.err, named
 
     stale = site.rewrap(*words)
     assert (stale.code, "[no_fresh_backup]" in stale.err) == (4, True), stale

@@ -11,6 +11,7 @@ from ledger import findings, wishes
 from ledger.connection import Ledger
 from ledger.shards import Offer
 from ledger.states import Kind, ShardKind, State
+from scheduler import status
 from tasks.scans import MAX_PASSES
 from tests.worlds import KEK
 from tests.yards import Yard, only
@@ -99,6 +100,10 @@ def test_a_verify_campaign_opens_blobs_and_changes_nothing(
     assert yard.run(campaign).state is State.COMPLETE
     assert yard.counts(campaign) == only(Outcome.CURRENT, opened)
     assert yard.world.snapshot() == before
+    told = status.read(yard.ledger, campaign, keeps_previous=True)
+    assert told is not None
+    said = "all were read: every one of 9 blobs" if opened == 9 else "none of 4 random blobs fails"
+    assert str(told.proves).startswith(said)
 
 
 @pytest.mark.parametrize("sample_size", [None, 9])

@@ -1,5 +1,6 @@
 """What the scheduler's thread reads of the ledger, and what tasks tell their meter."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -69,6 +70,26 @@ def yard(ledger: Ledger, heard: Heard, tmp_path: Path) -> Yard:
 def watcher(ledger: Ledger) -> Watcher:
     settings = Settings(KeywrapConfig(StoreConfig(url="file:///nowhere")))
     return Watcher(settings, ledger, HeadKeeper(settings, ledger))
+
+
+def test_a_table_that_somebody_holds_is_not_waited_for_without_end(
+    ledger: Ledger, ledger_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(KeywrapConfig(StoreConfig(url="file:///nowhere")))
+    impatient = Ledger(ledger_url, statement_s=0.2)
+    watcher = Watcher(settings, impatient, HeadKeeper(settings, ledger))
+    watcher.look()
+    with ledger.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE campaign IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        watcher.look()
+        watcher.look()
+        assert time.monotonic() - began < 5
+    assert not watcher._ledger_is_up
+    assert caplog.messages == ["metrics: canceling statement due to statement timeout"]
+    watcher.look()
+    assert watcher._ledger_is_up
+    impatient.close()
 
 
 def test_it_reads_in_a_thread_of_its_own_once_it_is_started(ledger: Ledger) -> None:

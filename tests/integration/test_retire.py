@@ -259,6 +259,11 @@ def test_wraps_in_backups_want_an_acceptance_and_a_fresh_backup(retirer: Retirer
     error = retirer.refused()
     assert error.reason_code == "backups_need_it"
     assert "3 wraps in backups" in str(error)
+    again = f"rewrap retire '{retirer.old}' --accept-unopenable"
+    assert error.next_command == (
+        "rewrap backup create --wait, then: rewrap backup verify CAMPAIGN --identity FILE, "
+        f"then: {again}"
+    )
     retirer.accepted = True
     assert retirer.refused().reason_code == "no_fresh_backup"
     fresh = retirer.yard.start(Kind.INVENTORY, store=retirer.desk.settings.keywrap.store.place)
@@ -267,6 +272,9 @@ def test_wraps_in_backups_want_an_acceptance_and_a_fresh_backup(retirer: Retirer
     note_backup(retirer, fresh, verified=False)
     assert retirer.refused().reason_code == "no_fresh_backup", "nobody has opened it"
     retirer.yard.desk.run("UPDATE backup SET verified_at = clock_timestamp()")
+    retirer.accepted = False
+    assert retirer.refused().next_command == again, "there is a fresh one by now"
+    retirer.accepted = True
     assert retirer.retire().step is Step.RETIRED
 
 

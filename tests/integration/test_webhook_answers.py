@@ -1,6 +1,8 @@
 """What strange receivers answer, and what a webhook's sender makes of it."""
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -60,3 +62,28 @@ def test_no_proxy_sees_what_is_for_this_machine(
     assert webhooks.post(hook.address, {}, "1-raised").is_delivered
     assert len(hook.heads) == 1
     assert proxy.heads == []
+
+
+def test_a_receiver_that_sends_a_byte_now_and_then_holds_its_sender_for_no_longer_than_allowed(
+    canned: Canned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_WITHIN_S", 0.2)
+    ended = threading.Event()
+
+    def drip(_head: bytes) -> None:
+        connection = server.connections[-1]
+        while not ended.wait(0.05):
+            connection.sendall(b"H")
+
+    server = canned(drip)
+    poster = webhooks.Poster()
+    began = time.monotonic()
+    says = [poster.post(server.address, {}, "1-raised").says for _ in range(4)]
+    assert time.monotonic() - began < 5
+    assert says == ["no whole answer within 0.2 s"] * 3 + ["3 earlier attempts still hang"]
+    ended.set()
+    for thread in poster._late:
+        thread.join(10)
+    monkeypatch.setattr(webhooks, "_WITHIN_S", 5.0)
+    taken = canned(lambda _head: b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    assert poster.post(taken.address, {}, "1-raised").is_delivered

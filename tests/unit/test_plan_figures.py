@@ -3,6 +3,8 @@
 import datetime as dt
 import uuid
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import click
 import pytest
@@ -10,18 +12,22 @@ import pytest
 from keywrap.config import KeywrapConfig
 from keywrap.keys import KeyVersion
 from keywrap.kms import KeyProvider
-from keywrap.rewrapping import Prove
+from keywrap.rewrapping import Outcome, Prove
 from keywrap.tables.keys import read_keys
 from keywrap.testing.kms import MemoryKeyProvider, SimpleMemoryKeyProvider
 from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
+from ledger.progress import Progress
 from ledger.states import Kind, State
 from scheduler import estimates, schemes
-from scheduler.estimates import KmsRequests, Rate, StoreRequests
+from scheduler.estimates import KmsRequests, Money, Rate, StoreRequests
 from scheduler.mix import Mix, mix_of
+from scheduler.plans import Report
 from scheduler.prices import prices
 from scheduler.proofs import Proof, ProveType, default_proof
 from scheduler.proposals import Proposal
+from scheduler.status import Status
+from scheduler.waits import Wait
 
 TARGET = KeyVersion("hcvault://memory/blob-kek", "3")
 LEGACY = KeyVersion("env:BLOB_KEY")
@@ -314,6 +320,25 @@ def test_the_next_command_has_the_options_that_were_given() -> None:
     assert proposal.command() == (
         f"rewrap start rotate --prefix 'it'\"'\"'s/' --to {TARGET.key} --prove sample:5"
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "command"),
+    [
+        ({"moving": Counter({LEGACY: 1})}, "rewrap start migrate"),
+        ({"problems": Counter(sidecar_not_json=1)}, "rewrap inventory --export blobs.csv"),
+        ({"current": 9}, None),
+    ],
+)
+def test_a_plan_where_nothing_would_move_names_no_campaign_to_start(
+    found: dict[str, Any], command: str | None
+) -> None:
+    nothing = Mix(Counter(), 0, Counter(), Counter(), 0)
+    done = Progress(0, dict.fromkeys(Outcome, 0), 0, {}, 0, None, 0)
+    status = Status(_plan(), done, Wait(), {}, keeps_previous=True)
+    mix, kms = replace(nothing, **found), KmsRequests(0, 0, 0)
+    report = Report(_proposal(), status, mix, kms, None, None, Money(None, None), None, None)
+    assert report.next_command == command
 
 
 def test_a_key_that_is_itself_the_data_key_is_told_of_before_a_migration_alone() -> None:

@@ -133,9 +133,10 @@ def test_it_completes_commands(
 
 
 def test_what_an_embedded_server_changes_on_this_machine_is_told_as_a_sentence(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     teller = logging.getLogger("tests.embedded")
     speak(teller)
     teller.getChild("account").warning("%s may be passed through", "/srv", extra={"event": "e"})
     assert capsys.readouterr() == ("/srv may be passed through\n", "")
+    assert caplog.messages == [], "and not as a line of the log besides"
