@@ -21,6 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from keywrap.durable import sync_folder
+from keywrap.reasons import ReasonedError
+
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
@@ -28,19 +31,8 @@ _MAX_FILE_BYTES = 4096
 _MODE = 0o600
 
 
-class SigningKeyError(Exception):
-    """A signing key cannot be used. The message never holds key material.
-
-    Args:
-        reason_code: a short stable code, such as `signing_key_insecure`.
-        message: a sentence for the operator.
-        next_command: what to do next.
-    """
-
-    def __init__(self, reason_code: str, message: str, next_command: str = "") -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
-        self.next_command = next_command
+class SigningKeyError(ReasonedError):
+    """A signing key cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +100,7 @@ class SigningKey:
                 output.write(pem)
                 output.flush()
                 os.fsync(output.fileno())
-            _sync_folder(path)
+            sync_folder(path.parent)
         except BaseException:
             path.unlink(missing_ok=True)  # half a key must not pass for one
             raise
@@ -175,13 +167,3 @@ def _check_private(path: Path, found: os.stat_result) -> None:
             f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, so others have access to the key",
             f"chmod 600 {path}",
         )
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # Windows opens no folders
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
