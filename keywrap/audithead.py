@@ -20,6 +20,7 @@ from typing import Any
 
 from keywrap.auditchain import Head
 from keywrap.layout import RESERVED
+from keywrap.reasons import ReasonedError
 from keywrap.signing import SIGNATURE_BYTES, PublicKey, SigningKey
 from keywrap.stores import (
     AlreadyExistsError,
@@ -52,21 +53,10 @@ _MAX = 2**53 - 1
 _TRIES = 5
 
 
-class AuditHeadError(Exception):
-    """The signed head of the audit chain is not to be trusted, or not to be replaced.
+class AuditHeadError(ReasonedError):
+    """The signed head of the audit chain is not to be trusted, or not to be replaced."""
 
-    Args:
-        reason_code: a short stable code, such as `audit_head_forged`.
-        message: a sentence for the operator.
-        next_command: what to type next.
-    """
-
-    def __init__(
-        self, reason_code: str, message: str, next_command: str = "rewrap audit verify"
-    ) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
-        self.next_command = next_command
+    usual_command = "rewrap audit verify"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ Storage: "List Blobs", "Delete Blob", "Blob Storage error codes".
 """
 
 from collections.abc import Iterator
-from http import HTTPStatus
 from urllib.parse import quote, unquote
 from xml.etree import ElementTree as ET
 
 from keywrap.azurecredentials import Credentials
 from keywrap.folderlisting import Page, list_by_folder
-from keywrap.objectbucket import Operation
+from keywrap.objectbucket import Operation, explained
 from keywrap.objectreplies import Reply
 from keywrap.objectstore import LISTING_THREADS
 from keywrap.stores import StoreUnavailableError
@@ -124,15 +123,8 @@ class AzureContainer:
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say why the container refused."""
         place = f"Azure container {self._name!r} of account {self._account!r}"
-        if reply.code in _REFUSALS:
-            return f"{place}: {_REFUSALS[reply.code]} ({reply})"
-        if reply.status == HTTPStatus.FORBIDDEN:
-            needed = _PERMISSIONS[operation]
-            return (
-                f"{place}: permission is denied ({reply}); needed is {needed}, and a way through "
-                "the account's network rules"
-            )
-        return f"{place}: {reply}"
+        needed = f"{_PERMISSIONS[operation]}, and a way through the account's network rules"
+        return explained(place, reply, _REFUSALS, needed)
 
     def _list(self, asked: dict[str, str]) -> ET.Element:
         query = {name: value for name, value in asked.items() if value}

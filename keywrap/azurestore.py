@@ -7,29 +7,29 @@ refused. What the environment still chooses is the Entra identity (azure-identit
 proxy (`HTTPS_PROXY`), and which certificate authorities are trusted.
 """
 
-import os
 import re
 from typing import TYPE_CHECKING
 
 from keywrap.azurecontainer import AzureContainer
 from keywrap.azurecredentials import Credentials, EntraCredentials
-from keywrap.endpoints import DEFAULT_CONNECTIONS, check_endpoint, client_options, folder_of
-from keywrap.objectstore import ObjectStore
+from keywrap.endpoints import (
+    ACCOUNT,
+    BUCKETS,
+    DEFAULT_CONNECTIONS,
+    check_endpoint,
+    client_options,
+    folder_of,
+    refuse_setting,
+)
+from keywrap.objectstore import ObjectStore, once_only
 
 try:
-    from obstore.exceptions import BaseError
     from obstore.store import AzureStore
 except ImportError as error:
     raise ImportError("a store in Azure needs: pip install 'keywrap[az]'") from error
 
 if TYPE_CHECKING:
     from obstore.store import AzureConfig
-
-CONTAINER = re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*")
-"""REST API of Azure Storage, "Naming and referencing containers, blobs, and metadata"."""
-
-ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
-"""Azure, "Storage account overview": storage account name."""
 
 _NOT_CARRIED = re.compile("[\0-\x1f\x7f\\\\\ud800-\udfff]")
 """As everywhere, and the backslash, which Azure takes for a slash: another blob would be meant."""
@@ -68,17 +68,16 @@ def open_azure(  # noqa: PLR0913 - keyword-only
         ValueError: an argument is not of its form, or the environment wants what cannot be
             overruled.
     """
-    if not CONTAINER.fullmatch(container):
+    if not BUCKETS["az"].fullmatch(container):
         raise ValueError(f"{container!r} is not the name of a container")
     if not ACCOUNT.fullmatch(account):
         raise ValueError(f"{account!r} is not the name of a storage account")
     folder = folder_of(prefix)
-    not_ours = next(filter(_NOT_OURS.fullmatch, os.environ), None)
-    if not_ours:
-        raise ValueError(
-            f"{not_ours} is set in the environment, and would choose the key that blobs are "
-            "encrypted with; use an encryption scope of the container instead, and unset it"
-        )
+    refuse_setting(
+        _NOT_OURS,
+        "would choose the key that blobs are encrypted with; use an encryption scope of the "
+        "container instead",
+    )
     service = _service(account, endpoint, allow_http=allow_http)
     signing = credentials or EntraCredentials()
     described = AzureContainer(
@@ -95,17 +94,8 @@ def open_azure(  # noqa: PLR0913 - keyword-only
         "use_emulator": False,
         "skip_signature": False,
     }
-    try:
-        client = AzureStore(
-            config=config,
-            client_options=client_options(
-                allow_http=allow_http, timeout_s=timeout_s, connections=connections
-            ),
-            retry_config={"max_retries": 0},
-            credential_provider=signing,
-        )
-    except BaseError as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
+    options = client_options(allow_http=allow_http, timeout_s=timeout_s, connections=connections)
+    client = once_only(AzureStore, config, options, signing)
     return ObjectStore(client, described, folder, not_carried=_NOT_CARRIED, delete=described.delete)
 
 

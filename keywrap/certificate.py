@@ -11,6 +11,7 @@ import hashlib
 import json
 from typing import Any
 
+from keywrap.reasons import ReasonedError
 from keywrap.signing import PublicKey, SigningKey
 
 FORMAT = "rewrap-certificate-v1"
@@ -19,17 +20,8 @@ _DOMAIN = b"rewrap certificate v1"
 _MAX_BYTES = 64 * 1024 * 1024
 
 
-class CertificateError(Exception):
-    """A certificate is not to be trusted.
-
-    Args:
-        reason_code: a short stable code, such as `certificate_forged`.
-        message: a sentence for whoever verifies it.
-    """
-
-    def __init__(self, reason_code: str, message: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
+class CertificateError(ReasonedError):
+    """A certificate is not to be trusted."""
 
 
 def canonical(record: dict[str, Any]) -> bytes:

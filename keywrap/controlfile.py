@@ -22,6 +22,7 @@ from typing import Any
 
 from keywrap.keys import BadKeyIdError, KeyVersion
 from keywrap.layout import RESERVED
+from keywrap.reasons import ReasonedError
 from keywrap.signing import SIGNATURE_BYTES, PublicKey, SigningKey
 from keywrap.stores import (
     AlreadyExistsError,
@@ -92,21 +93,10 @@ FIRST = Control(0, None, Cutover.OFF)
 """What counts before anything was ever published."""
 
 
-class ControlError(Exception):
-    """There is no control file to obey: it is missing, away, or not to be trusted.
+class ControlError(ReasonedError):
+    """There is no control file to obey: it is missing, away, or not to be trusted."""
 
-    Args:
-        reason_code: a short stable code, such as `control_forged`.
-        message: a sentence for the operator.
-        next_command: what to type next.
-    """
-
-    def __init__(
-        self, reason_code: str, message: str, next_command: str = "rewrap cutover status"
-    ) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
-        self.next_command = next_command
+    usual_command = "rewrap cutover status"
 
 
 @dataclass(frozen=True, slots=True)

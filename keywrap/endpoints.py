@@ -1,5 +1,7 @@
 """How a bucket is reached, whosever it is."""
 
+import os
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
@@ -9,6 +11,18 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5.0
 DEFAULT_CONNECTIONS = 256
+
+BUCKETS = {
+    "s3": re.compile(r"(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
+    "az": re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*"),
+    "gs": re.compile(r"(?!goog|.*google|.*\.\.)[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
+}
+"""Names of buckets and containers, by the scheme of their URLs. Amazon S3 user guide, "General
+purpose bucket naming rules"; REST API of Azure Storage, "Naming and referencing containers, blobs,
+and metadata"; Google Cloud Storage, "About Cloud Storage buckets"."""
+
+ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+"""Azure, "Storage account overview": storage account name."""
 
 _IDLE = timedelta(seconds=15)
 """Shorter than servers keep a connection, so that few are found closed when they are needed."""
@@ -51,6 +65,20 @@ def check_endpoint(endpoint: str, *, allow_http: bool) -> SplitResult:
     if parts.scheme == "http" and not allow_http:
         raise ValueError("an http:// endpoint needs allow_http: what goes over it is not protected")
     return parts
+
+
+def refuse_setting(names: re.Pattern[str], why: str) -> None:
+    """See that the environment has no setting that obstore obeys and nothing here can overrule.
+
+    Args:
+        names: of variables.
+        why: what the setting would do, and what to do instead.
+
+    Raises:
+        ValueError: it has one.
+    """
+    if found := next(filter(names.fullmatch, os.environ), None):
+        raise ValueError(f"{found} is set in the environment, and {why}, and unset it")
 
 
 def folder_of(prefix: str) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from keywrap.objectbucket import Operation
+from keywrap.objectbucket import Operation, explained
 from keywrap.objectlisting import Page, list_keys
 from keywrap.objectreplies import Kind, Reply
 from keywrap.objectstore import LISTING_THREADS
@@ -115,12 +115,7 @@ class GcsBucket:
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say why the bucket refused."""
         place = f"Google Cloud Storage bucket {self._name!r}"
-        if reply.code in _REFUSALS:
-            return f"{place}: {_REFUSALS[reply.code]} ({reply})"
-        if reply.status == HTTPStatus.FORBIDDEN:
-            needed = _PERMISSIONS[operation]
-            return f"{place}: permission is denied ({reply}); needed is {needed}"
-        return f"{place}: {reply}"
+        return explained(place, reply, _REFUSALS, _PERMISSIONS[operation])
 
     def _page(self, asked: dict[str, str], after: str) -> tuple[Page, str]:
         answer = self._list(asked)

@@ -9,15 +9,21 @@ variables), a proxy (`HTTPS_PROXY`), and which certificate authorities are trust
 A write is conditional on the object's generation, which is new with every write.
 """
 
-import os
 import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from keywrap.endpoints import DEFAULT_CONNECTIONS, check_endpoint, client_options, folder_of
+from keywrap.endpoints import (
+    BUCKETS,
+    DEFAULT_CONNECTIONS,
+    check_endpoint,
+    client_options,
+    folder_of,
+    refuse_setting,
+)
 from keywrap.gcsbucket import GcsBucket
-from keywrap.objectstore import ObjectStore
+from keywrap.objectstore import ObjectStore, once_only
 from keywrap.stores import StoreUnavailableError
 
 try:
@@ -25,16 +31,12 @@ try:
     import requests
     from google.auth.exceptions import GoogleAuthError
     from google.auth.transport.requests import Request
-    from obstore.exceptions import BaseError
     from obstore.store import GCSStore
 except ImportError as error:
     raise ImportError("a store in Google Cloud needs: pip install 'keywrap[gs]'") from error
 
 if TYPE_CHECKING:
     from obstore.store import GCSConfig, GCSCredential
-
-BUCKET = re.compile(r"(?!goog|.*google)[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
-"""Cloud Storage, "About Cloud Storage buckets": bucket names."""
 
 _SERVICE = "https://storage.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -117,15 +119,14 @@ def open_gcs(
         ValueError: an argument is not of its form, or the environment wants what cannot be
             overruled.
     """
-    if not BUCKET.fullmatch(bucket) or ".." in bucket:
+    if not BUCKETS["gs"].fullmatch(bucket):
         raise ValueError(f"{bucket!r} is not the name of a Google Cloud Storage bucket")
     folder = folder_of(prefix)
-    not_ours = next(filter(_NOT_OURS.fullmatch, os.environ), None)
-    if not_ours:
-        raise ValueError(
-            f"{not_ours} is set in the environment, and the store's client would read it as a "
-            "service account; name the file in GOOGLE_APPLICATION_CREDENTIALS instead, and unset it"
-        )
+    refuse_setting(
+        _NOT_OURS,
+        "the store's client would read it as a service account; name the file in "
+        "GOOGLE_APPLICATION_CREDENTIALS instead",
+    )
     if endpoint and check_endpoint(endpoint, allow_http=allow_http).path.strip("/"):
         raise ValueError("the endpoint has more than https://host[:port]")
     service = endpoint.rstrip("/") or _SERVICE
@@ -134,15 +135,7 @@ def open_gcs(
     options = client_options(allow_http=allow_http, timeout_s=timeout_s, connections=connections)
     # Otherwise Google unpacks objects that are stored as gzip, and ignores ranges.
     options["default_headers"] = {"accept-encoding": "gzip"}
-    try:
-        client = GCSStore(
-            config=config,
-            client_options=options,
-            retry_config={"max_retries": 0},
-            credential_provider=signing,
-        )
-    except BaseError as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
+    client = once_only(GCSStore, config, options, signing)
     described = GcsBucket(bucket, service=service, sign=signing.sign, timeout_s=timeout_s)
     return ObjectStore(client, described, folder, tag="version")
 

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from keywrap.reasons import ReasonedError
+
 MAX_BLOB_ID_BYTES = 1024
 """The longest object key of S3, in bytes of UTF-8 (S3 User Guide, "object key names")."""
 
@@ -21,17 +23,8 @@ _PLAIN = re.compile("(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.
 _GENERATION = re.compile(r"\.~[0-9a-f]{32}$")
 
 
-class UnsafeBlobIdError(ValueError):
-    """A blob id that is never turned into a name, with the reason.
-
-    Args:
-        reason_code: a short stable code, such as `blob_id_traversal`.
-        message: a sentence for the operator.
-    """
-
-    def __init__(self, reason_code: str, message: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
+class UnsafeBlobIdError(ReasonedError, ValueError):
+    """A blob id that is never turned into a name."""
 
 
 def check_blob_id(blob_id: str) -> None:

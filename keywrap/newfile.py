@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from keywrap.durable import sync_folder
+
 
 def create(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file that is not there yet.
@@ -26,14 +28,3 @@ def create(path: Path, data: bytes, mode: int = 0o644) -> None:
     except BaseException:
         path.unlink(missing_ok=True)  # half of it must not pass for all
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Write to the disk which files a folder has, where the system can."""
-    if os.name != "posix":  # Windows opens no folders
-        return
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

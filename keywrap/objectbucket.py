@@ -1,6 +1,7 @@
 """What a bucket must do that obstore cannot: `keywrap.objectstore` is made of both."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Literal, Protocol, runtime_checkable
 
 from keywrap.objectreplies import Reply
@@ -22,6 +23,15 @@ class Bucket(Protocol):
 
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say in a sentence why the bucket refused, and what permission is needed."""
+
+
+def explained(place: str, reply: Reply, meanings: Mapping[str, str], needed: str) -> str:
+    """Say why a place refused: what its code means, or the permission that is needed."""
+    if reply.code in meanings:
+        return f"{place}: {meanings[reply.code]} ({reply})"
+    if reply.status == HTTPStatus.FORBIDDEN:
+        return f"{place}: permission is denied ({reply}); needed is {needed}"
+    return f"{place}: {reply}"
 
 
 @runtime_checkable

@@ -6,14 +6,14 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 import requests
-import tenacity
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 
 from keywrap.endpoints import CONNECT_TIMEOUT_S
 from keywrap.objectbucket import Operation
 from keywrap.objectreplies import Kind, Reply, kind_of
-from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S
+from keywrap.objectretries import UnansweredError, retrying
+from keywrap.objectstore import LISTING_THREADS
 from keywrap.stores import StoreUnavailableError
 
 _SYSTEM_MESSAGE = re.compile(r"\[(?:Errno -?\d+|SSL: \w+)\] ([\w :,'-]+)")
@@ -46,14 +46,7 @@ class ObjectRequests:
         self._session = requests.Session()
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=LISTING_THREADS))
-        self._retrying = tenacity.Retrying(
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(RETRY_FOR_S)
-            ),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
-            retry=tenacity.retry_if_exception_type(_UnansweredError),
-            reraise=True,
-        )
+        self._retrying = retrying(0.1)
 
     def list(self, url: str, query: Mapping[str, str], headers: Mapping[str, str]) -> bytes:
         """Return the body of a page of a listing; what stays unanswered is asked for again.
@@ -72,7 +65,7 @@ class ObjectRequests:
             reply, body = self._send("GET", f"{url}?{asked}", headers)
             if reply is None:
                 return body
-            kind = _UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
+            kind = UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
             raise kind(self._explain(reply, "list"))
 
         return self._retrying(ask)
@@ -110,10 +103,6 @@ class ObjectRequests:
             return None, answer.content
         code = self._code_of(answer)
         return Reply(kind_of(answer.status_code, code), answer.status_code, code), b""
-
-
-class _UnansweredError(StoreUnavailableError):
-    """To be tried again."""
 
 
 class _Signing(AuthBase):

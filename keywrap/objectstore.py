@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
-import tenacity
-
 from keywrap.layout import MAX_BLOB_ID_BYTES, RESERVED
 from keywrap.objectbucket import Bucket, Operation, VersionedBucket
 from keywrap.objectmarks import StoredObject, marks_of
 from keywrap.objectreplies import Kind, Reply, reply_of
+from keywrap.objectretries import UnansweredError, retrying
 from keywrap.objectwrites import Write
 from keywrap.stores import (
     ChangedError,
@@ -48,11 +47,8 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from obstore import GetResult, ObjectMeta, PutMode, UpdateVersion
+    from obstore.store import ClientConfig
     from obstore.store import ObjectStore as ObstoreStore
-
-ATTEMPTS = 4
-RETRY_FOR_S = 20.0
-"""Retries end a hiccup. Waiting out an outage is the ledger's business."""
 
 LISTING_THREADS = 8
 
@@ -64,6 +60,7 @@ _UNCHANGED = "nothing was changed"
 _UNKNOWN = "whether it was changed is not known; read it again"
 
 _Result = TypeVar("_Result")
+_Client = TypeVar("_Client")
 Tag = Literal["e_tag", "version"]
 """What a store compares before it replaces: the ETag, or the generation (Google)."""
 
@@ -71,10 +68,6 @@ _GENERATION = re.compile("[1-9][0-9]{0,18}")
 """Never 0: a write under the condition "generation 0" creates what is absent."""
 
 _first_user = 0
-
-
-class _UnansweredError(StoreUnavailableError):
-    """To be tried again."""
 
 
 class _OutOfRangeError(StoreError):
@@ -117,14 +110,7 @@ class ObjectStore:
         self._tag: Tag = tag
         self._not_carried = not_carried
         self._delete = delete or client.delete
-        self._retrying = tenacity.Retrying(
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(RETRY_FOR_S)
-            ),
-            wait=tenacity.wait_random_exponential(multiplier=0.05, max=2.0),
-            retry=tenacity.retry_if_exception_type(_UnansweredError),
-            reraise=True,
-        )
+        self._retrying = retrying(0.05)
 
     def check(self) -> None:
         """Tell a bucket that is away or denied from an object that is; see `Store.check`."""
@@ -249,7 +235,7 @@ class ObjectStore:
         """Try until it is answered, or for long enough."""
         try:
             return attempt()
-        except _UnansweredError as error:
+        except UnansweredError as error:
             first = [error]
 
         def again() -> _Result:
@@ -291,11 +277,7 @@ class ObjectStore:
             mode = cast("UpdateVersion", {self._tag: expected.tag})
         try:
             self._client.put(
-                key,
-                write.data,
-                mode=mode,
-                attributes=write.attributes,
-                use_multipart=False,
+                key, write.data, mode=mode, attributes=write.attributes, use_multipart=False
             )
         except (BaseError, OSError) as error:
             self._settle(write, reply_of(error, key), error)
@@ -316,7 +298,7 @@ class ObjectStore:
         outcome = "it was not seen changed; read it again" if write.unknown else _UNCHANGED
         failure = self._unavailable(write.name, reply, "write", outcome)
         if reply.kind in {Kind.CONFLICT, Kind.CHANGED}:
-            failure = _UnansweredError(str(failure), name=write.name)
+            failure = UnansweredError(str(failure), name=write.name)
         raise failure from error
 
     def _is_made(self, write: Write, cause: Exception) -> bool:
@@ -352,7 +334,7 @@ class ObjectStore:
     def _unavailable(
         self, name: str, reply: Reply, operation: Operation, outcome: str = ""
     ) -> StoreUnavailableError:
-        kind = _UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
+        kind = UnansweredError if reply.kind is Kind.UNKNOWN else StoreUnavailableError
         said = self._bucket.explain(reply, operation)
         if operation == "write":
             outcome = outcome or (_UNKNOWN if reply.kind is Kind.UNKNOWN else _UNCHANGED)
@@ -372,6 +354,31 @@ class ObjectStore:
             what = "ETag" if self._tag == "e_tag" else "generation"
             raise StoreUnavailableError(f"{name!r}: the store answered with no {what}", name=name)
         return tag
+
+
+def once_only(
+    kind: Callable[..., _Client], config: object, options: "ClientConfig", credentials: object
+) -> _Client:
+    """Make an obstore store that sends every request once only; connects to nothing.
+
+    Args:
+        kind: the store's class.
+        config: what it is made of.
+        options: see `keywrap.endpoints.client_options`.
+        credentials: called for what signs.
+
+    Raises:
+        ValueError: an argument is not of its form.
+    """
+    try:
+        return kind(
+            config=config,
+            client_options=options,
+            retry_config={"max_retries": 0},
+            credential_provider=credentials,
+        )
+    except BaseError as error:
+        raise ValueError(str(error).partition("\n")[0]) from error
 
 
 def require_first_process() -> None:

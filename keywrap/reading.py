@@ -6,6 +6,7 @@ from keywrap.dpapi.blob import BadBlobError, Blob
 from keywrap.dpapi.ring import is_guid
 from keywrap.keys import DPAPI, KeyVersion, WrappedKey
 from keywrap.layout import Layout, UnsafeBlobIdError
+from keywrap.reasons import ReasonedError
 from keywrap.sidecar import MAX_SIDECAR_BYTES, BadSidecarError, Sidecar
 from keywrap.stores import (
     NotAnObjectError,
@@ -16,17 +17,8 @@ from keywrap.stores import (
 )
 
 
-class QuarantineError(Exception):
-    """A blob that a person must look at; nothing of it was changed.
-
-    Args:
-        reason_code: a short stable code, such as `sidecar_not_json`.
-        message: a sentence for the operator; never key material.
-    """
-
-    def __init__(self, reason_code: str, message: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
+class QuarantineError(ReasonedError):
+    """A blob that a person must look at; nothing of it was changed."""
 
 
 class GoneError(Exception):

@@ -12,13 +12,12 @@ from typing import Protocol
 from urllib.parse import quote, unquote_plus
 from xml.etree import ElementTree as ET
 
-import tenacity
-
 from keywrap.endpoints import CONNECT_TIMEOUT_S
-from keywrap.objectbucket import Operation
+from keywrap.objectbucket import Operation, explained
 from keywrap.objectlisting import Page, list_keys, list_tagged
 from keywrap.objectreplies import Kind, Reply, kind_of
-from keywrap.objectstore import ATTEMPTS, LISTING_THREADS, RETRY_FOR_S
+from keywrap.objectretries import UnansweredError, retrying
+from keywrap.objectstore import LISTING_THREADS
 from keywrap.stores import StoreUnavailableError
 
 try:
@@ -96,14 +95,7 @@ class S3Bucket:
             timeout=(min(CONNECT_TIMEOUT_S, timeout_s), timeout_s),  # type: ignore[arg-type]  # nor this pair
             max_pool_connections=LISTING_THREADS,
         )
-        self._retrying = tenacity.Retrying(
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(RETRY_FOR_S)
-            ),
-            wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
-            retry=tenacity.retry_if_exception_type(_UnansweredError),
-            reraise=True,
-        )
+        self._retrying = retrying(0.1)
 
     def check(self, prefix: str) -> None:
         """Make sure that the bucket can be listed.
@@ -158,12 +150,7 @@ class S3Bucket:
     def explain(self, reply: Reply, operation: Operation) -> str:
         """Say why the bucket refused."""
         place = f"S3 bucket {self._name!r} ({self._region})"
-        if reply.code in _REFUSALS:
-            return f"{place}: {_REFUSALS[reply.code]} ({reply})"
-        if reply.status == HTTPStatus.FORBIDDEN:
-            needed = _PERMISSIONS[operation]
-            return f"{place}: permission is denied ({reply}); needed is {needed}"
-        return f"{place}: {reply}"
+        return explained(place, reply, _REFUSALS, _PERMISSIONS[operation])
 
     def _list(self, asked: dict[str, str]) -> ET.Element:
         # URL encoding, since XML 1.0 has no way to write most control characters.
@@ -210,7 +197,7 @@ class S3Bucket:
         if reply is None:
             return body
         if reply.kind is Kind.UNKNOWN and reply.status != HTTPStatus.NOT_IMPLEMENTED:
-            raise _UnansweredError(self.explain(reply, operation))
+            raise UnansweredError(self.explain(reply, operation))
         raise RefusedByBucketError(self.explain(reply, operation), reply)
 
     def _ask(self, method: str, url: str, headers: dict[str, str]) -> tuple[Reply | None, bytes]:
@@ -244,10 +231,6 @@ class RefusedByBucketError(StoreUnavailableError):
     def __init__(self, message: str, reply: Reply) -> None:
         super().__init__(message)
         self.reply = reply
-
-
-class _UnansweredError(StoreUnavailableError):
-    """To be tried again."""
 
 
 def texts(answer: ET.Element, entry: str, name: str) -> list[str]:

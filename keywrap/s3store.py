@@ -17,28 +17,26 @@ from typing import TYPE_CHECKING
 
 from keywrap.awssession import session
 from keywrap.endpoints import (
+    BUCKETS,
     DEFAULT_CONNECTIONS,
     check_endpoint,
     client_options,
     folder_of,
+    refuse_setting,
 )
-from keywrap.objectstore import ObjectStore, require_first_process
+from keywrap.objectstore import ObjectStore, once_only, require_first_process
 from keywrap.s3versions import VersionedS3Bucket
 from keywrap.stores import StoreUnavailableError
 
 try:
     import botocore.credentials
     from botocore.exceptions import BotoCoreError, ClientError, UnknownRegionError
-    from obstore.exceptions import BaseError
     from obstore.store import S3Store
 except ImportError as error:
     raise ImportError("a store in S3 needs: pip install 'keywrap[s3]'") from error
 
 if TYPE_CHECKING:
     from obstore.store import S3Config, S3Credential
-
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-"""Amazon S3 User Guide, "General purpose bucket naming rules"."""
 
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -139,12 +137,11 @@ def open_s3(  # noqa: PLR0913 - keyword-only
     """
     _check(bucket, region, endpoint, allow_http=allow_http)
     folder = folder_of(prefix)
-    not_ours = next(filter(_NOT_OURS.fullmatch, os.environ), None)
-    if not_ours:
-        raise ValueError(
-            f"{not_ours} is set in the environment, and would choose the key that objects are "
-            "encrypted with; set default encryption on the bucket instead, and unset it"
-        )
+    refuse_setting(
+        _NOT_OURS,
+        "would choose the key that objects are encrypted with; set default encryption on the "
+        "bucket instead",
+    )
     url, hosted = _url(bucket, region, endpoint)
     credentials = AwsCredentials(profile)
     config: S3Config = {
@@ -160,17 +157,8 @@ def open_s3(  # noqa: PLR0913 - keyword-only
         "conditional_put": "etag",
         "disable_bulk_delete": True,
     }
-    try:
-        client = S3Store(
-            config=config,
-            client_options=client_options(
-                allow_http=allow_http, timeout_s=timeout_s, connections=connections
-            ),
-            retry_config={"max_retries": 0},
-            credential_provider=credentials,
-        )
-    except BaseError as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
+    options = client_options(allow_http=allow_http, timeout_s=timeout_s, connections=connections)
+    client = once_only(S3Store, config, options, credentials)
     described = VersionedS3Bucket(
         bucket,
         region=region,
@@ -183,7 +171,7 @@ def open_s3(  # noqa: PLR0913 - keyword-only
 
 
 def _check(bucket: str, region: str, endpoint: str, *, allow_http: bool) -> None:
-    if not _BUCKET.fullmatch(bucket) or ".." in bucket:
+    if not BUCKETS["s3"].fullmatch(bucket):
         raise ValueError(f"{bucket!r} is not the name of an S3 bucket")
     if not _REGION.fullmatch(region):
         raise ValueError(f"{region!r} is not a region")

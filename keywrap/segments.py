@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from keywrap.durable import sync_folder
 from keywrap.stores import StoreUnavailableError
 from keywrap.trailfaults import Fault, FaultKind
 
@@ -134,7 +135,7 @@ class SegmentWriter:
         try:
             self._path.chmod(0o400)
             os.fsync(self._file)
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
         except OSError as error:
             raise _unavailable(self._path, error) from error
         finally:
@@ -169,17 +170,7 @@ def _make_folder(folder: Path) -> None:
         return
     _make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # Windows opens no folders
-        return
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(folder.parent)
 
 
 def is_segment_name(name: str) -> bool:

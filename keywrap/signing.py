@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from keywrap import newfile
+from keywrap.reasons import ReasonedError
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -30,19 +31,8 @@ _MAX_FILE_BYTES = 4096
 _MODE = 0o600
 
 
-class SigningKeyError(Exception):
-    """A signing key cannot be used. The message never holds key material.
-
-    Args:
-        reason_code: a short stable code, such as `signing_key_insecure`.
-        message: a sentence for the operator.
-        next_command: what to do next.
-    """
-
-    def __init__(self, reason_code: str, message: str, next_command: str = "") -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
-        self.next_command = next_command
+class SigningKeyError(ReasonedError):
+    """A signing key cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)

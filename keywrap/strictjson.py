@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from keywrap.reasons import ReasonedError
+
 MAX_SIDECAR_BYTES = 65_536
 """Most bytes a sidecar may have; a store reads no more than this."""
 
@@ -15,17 +17,11 @@ MAX_DEPTH = 32
 """Deepest nesting that is read: far under the recursion limit of any reader of the record."""
 
 
-class BadSidecarError(ValueError):
+class BadSidecarError(ReasonedError, ValueError):
     """The sidecar does not say, without any doubt, which key wraps what.
 
-    Args:
-        reason_code: a short stable code, such as `wrapped_dek_not_base64`.
-        message: a sentence for the operator; never a wrap, never an unknown field's value.
+    The message shows no wrap, and no value of an unknown field.
     """
-
-    def __init__(self, reason_code: str, message: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,17 +14,7 @@ from sqlalchemy import (
     text,
 )
 
-from ledger.tables import metadata
-
-
-def _moment(name: str) -> Column[object]:
-    return Column(
-        name,
-        DateTime(timezone=True),
-        nullable=False,
-        server_default=text("clock_timestamp()"),
-    )
-
+from ledger.tables import metadata, moment
 
 # What was found wrong, or is to be told. No foreign key: it outlives what it is about.
 alert = Table(
@@ -38,8 +28,8 @@ alert = Table(
     Column("text", Text, nullable=False),
     Column("next_command", Text, nullable=False),
     Column("lasting", Boolean, nullable=False),  # whether it ends; else it just happened
-    _moment("raised_at"),
-    _moment("seen_at"),
+    moment("raised_at"),
+    moment("seen_at"),
     Column("resolved_at", DateTime(timezone=True)),
     Index("alert_key_idx", "key", unique=True, postgresql_where=text("resolved_at IS NULL")),
 )
@@ -52,8 +42,8 @@ alert_delivery = Table(
     Column("webhook", Text, primary_key=True),
     Column("event", Text, primary_key=True),  # raised or resolved
     Column("attempts", Integer, nullable=False, server_default="0"),
-    _moment("next_at"),  # when it is due, or may be taken from a sender that died
-    _moment("created_at"),
+    moment("next_at"),  # when it is due, or may be taken from a sender that died
+    moment("created_at"),
     Column("ended_at", DateTime(timezone=True)),
     Column("is_delivered", Boolean, nullable=False, server_default=text("false")),
     Column("answer", Text, nullable=False, server_default=""),
@@ -69,7 +59,7 @@ alert_pulse = Table(
     Column("campaign_id", ForeignKey("campaign.id", ondelete="CASCADE"), primary_key=True),
     Column("counted", BigInteger, nullable=False),
     Column("requests", BigInteger, nullable=False),
-    _moment("moved_at"),
+    moment("moved_at"),
 )
 
 # Requests to key services, by the hour.

@@ -8,10 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, RowMapping, text
 
 from ledger.states import Kind
 
@@ -85,10 +84,7 @@ class Approval:
     used_at: datetime | None = None
 
 
-_COLUMNS = (
-    "id, nonce, action, plan, campaign_id, requested_by, account, expires_at, request_signature,"
-    " reason, approved_by, approved_at, approval_signature, used_at"
-)
+_COLUMNS = Approval.__slots__
 
 
 def file(connection: Connection, asked: Approval) -> int:
@@ -98,26 +94,17 @@ def file(connection: Connection, asked: Approval) -> int:
             text(
                 "INSERT INTO approval (nonce, action, plan, campaign_id, requested_by, account,"
                 " expires_at, request_signature, reason) VALUES (:nonce, :action, :plan,"
-                " :campaign, :by, :account, :expires, :signature, :reason) RETURNING id"
+                " :campaign_id, :requested_by, :account, :expires_at, :request_signature, :reason)"
+                " RETURNING id"
             ),
-            {
-                "nonce": asked.nonce,
-                "action": asked.action,
-                "plan": asked.plan,
-                "campaign": asked.campaign_id,
-                "by": asked.requested_by,
-                "account": asked.account,
-                "expires": asked.expires_at,
-                "signature": asked.request_signature,
-                "reason": asked.reason,
-            },
+            {name: getattr(asked, name) for name in _COLUMNS},
         ).scalar_one()
     )
 
 
 def get(connection: Connection, approval_id: int) -> Approval | None:
     """Return an approval, or None where there is none of that number."""
-    return _one(connection, "id = :id", id=approval_id)
+    return _newest(connection, "id = :id", id=approval_id)
 
 
 def newest(connection: Connection, action: Action, plan: str) -> Approval | None:
@@ -125,7 +112,7 @@ def newest(connection: Connection, action: Action, plan: str) -> Approval | None
 
     A broken glass is none: what it was broken for may have been cut off, and is asked for anew.
     """
-    return _one(
+    return _newest(
         connection,
         "action = :action AND plan = :plan AND reason = '' AND used_at IS NULL"
         " AND expires_at > clock_timestamp()",
@@ -136,36 +123,23 @@ def newest(connection: Connection, action: Action, plan: str) -> Approval | None
 
 def of_opening(connection: Connection, campaign_id: int, action: Action) -> Approval | None:
     """Return the newest approval of a campaign's opening, expired or not."""
-    return _one(
-        connection, "campaign_id = :campaign AND action = :action", campaign=campaign_id,
-        action=action,
-    )  # fmt: skip
+    which = "campaign_id = :campaign AND action = :action"
+    return _newest(connection, which, campaign=campaign_id, action=action)
 
 
 def of_campaign(connection: Connection, campaign_id: int) -> list[Approval]:
     """Return all approvals that are about a campaign, in the order in which they were asked for."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM approval"  # noqa: S608 - a constant
-            " WHERE campaign_id = :campaign ORDER BY id"
-        ),
-        {"campaign": campaign_id},
-    )
-    return [_approval(row) for row in rows]
+    return _select(connection, "campaign_id = :campaign ORDER BY id", campaign=campaign_id)
 
 
 def pending(connection: Connection, campaign_id: int | None = None) -> list[Approval]:
     """Return what waits for a second person, of one campaign or of all, the oldest first."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM approval"  # noqa: S608 - a constant
-            " WHERE approved_by = '' AND reason = '' AND used_at IS NULL"
-            " AND expires_at > clock_timestamp()"
-            " AND (CAST(:campaign AS int) IS NULL OR campaign_id = :campaign) ORDER BY id"
-        ),
-        {"campaign": campaign_id},
+    return _select(
+        connection,
+        "approved_by = '' AND reason = '' AND used_at IS NULL AND expires_at > clock_timestamp()"
+        " AND (CAST(:campaign AS int) IS NULL OR campaign_id = :campaign) ORDER BY id",
+        campaign=campaign_id,
     )
-    return [_approval(row) for row in rows]
 
 
 def sign(connection: Connection, approval: Approval, person: str, signature: bytes) -> bool:
@@ -202,31 +176,28 @@ def in_seconds(connection: Connection, seconds: int) -> datetime:
     return _utc(at)
 
 
-def _one(connection: Connection, where: str, **values: object) -> Approval | None:
-    row = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM approval WHERE {where} ORDER BY id DESC LIMIT 1"),  # noqa: S608 - constants
+def _newest(connection: Connection, where: str, **values: object) -> Approval | None:
+    found = _select(connection, f"{where} ORDER BY id DESC LIMIT 1", **values)
+    return found[0] if found else None
+
+
+def _select(connection: Connection, where: str, **values: object) -> list[Approval]:
+    rows = connection.execute(
+        text(f"SELECT {', '.join(_COLUMNS)} FROM approval WHERE {where}"),  # noqa: S608 - constants
         values,
-    ).one_or_none()
-    return _approval(row) if row else None
+    ).mappings()
+    return [_approval(row) for row in rows]
 
 
-def _approval(row: Row[Any]) -> Approval:
-    return Approval(
-        id=row.id,
-        nonce=row.nonce,
-        action=Action(row.action),
-        plan=row.plan,
-        campaign_id=row.campaign_id,
-        requested_by=row.requested_by,
-        account=row.account,
-        expires_at=_utc(row.expires_at),
-        request_signature=bytes(row.request_signature),
-        reason=row.reason,
-        approved_by=row.approved_by,
-        approved_at=_utc(row.approved_at) if row.approved_at else None,
-        approval_signature=bytes(row.approval_signature),
-        used_at=row.used_at,
-    )
+def _approval(row: RowMapping) -> Approval:
+    read = {
+        "action": Action(row["action"]),
+        "expires_at": _utc(row["expires_at"]),
+        "request_signature": bytes(row["request_signature"]),
+        "approved_at": _utc(row["approved_at"]) if row["approved_at"] else None,
+        "approval_signature": bytes(row["approval_signature"]),
+    }
+    return Approval(**{**row, **read})
 
 
 def _utc(at: datetime) -> datetime:

@@ -1,11 +1,10 @@
 """Backups: which parts of one were written and read back, and the digest of the list of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from ledger import shards
 from ledger.campaigns import Campaign
@@ -125,15 +124,7 @@ def note_part(connection: Connection, campaign_id: int, shard_no: int, part: Par
             "INSERT INTO backup_part (campaign_id, shard_no, name, sha256, bytes, blobs, escrowed)"
             " VALUES (:campaign, :no, :name, :sha256, :bytes, :blobs, :escrowed)"
         ),
-        {
-            "campaign": campaign_id,
-            "no": shard_no,
-            "name": part.name,
-            "sha256": part.sha256,
-            "bytes": part.bytes,
-            "blobs": part.blobs,
-            "escrowed": part.escrowed,
-        },
+        {"campaign": campaign_id, "no": shard_no, **asdict(part)},
     )
 
 
@@ -192,30 +183,20 @@ def note_verified(connection: Connection, campaign_id: int, sha256: str) -> bool
     return noted.rowcount == 1
 
 
-_COLUMNS = (
-    "campaign_id, serial, place, manifest, sha256, blobs, recipients, verified_at, created_at"
-)
-
-
 def get(connection: Connection, campaign_id: int) -> Backup | None:
     """Return the backup of a campaign, or None where there is none that is whole."""
-    row = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM backup WHERE campaign_id = :campaign"),  # noqa: S608
-        {"campaign": campaign_id},
-    ).one_or_none()
-    return _backup(row) if row else None
+    found = _select(connection, "WHERE campaign_id = :campaign", campaign=campaign_id)
+    return found[0] if found else None
 
 
 def recent(connection: Connection, limit: int = 20) -> list[Backup]:
     """Return the newest backups, the newest first."""
+    return _select(connection, "ORDER BY created_at DESC LIMIT :limit", limit=limit)
+
+
+def _select(connection: Connection, which: str, **values: object) -> list[Backup]:
     rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM backup ORDER BY created_at DESC LIMIT :limit"  # noqa: S608
-        ),
-        {"limit": limit},
+        text(f"SELECT {', '.join(Backup.__slots__)} FROM backup {which}"),  # noqa: S608 - constants
+        values,
     )
-    return [_backup(row) for row in rows]
-
-
-def _backup(row: Row[Any]) -> Backup:
-    return Backup(**row._mapping)  # noqa: SLF001 - as SQLAlchemy documents it
+    return [Backup(**row) for row in rows.mappings()]

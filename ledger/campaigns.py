@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, RowMapping, text
 
 from keywrap.keys import KeyVersion
+from keywrap.reasons import ReasonedError
 from keywrap.rewrapping import Prove, Selection, selects
 from ledger import partitions, retirements
 from ledger.states import (
@@ -30,19 +31,8 @@ _REQUESTS = 0x7277_0001
 """Advisory lock: campaign requests are judged one at a time."""
 
 
-class RequestRefusedError(Exception):
-    """A request that a rule refuses; nothing was changed.
-
-    Args:
-        reason_code: a short stable code, such as `already_open`.
-        message: a sentence for the operator.
-        next_command: what to type next.
-    """
-
-    def __init__(self, reason_code: str, message: str, next_command: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
-        self.next_command = next_command
+class RequestRefusedError(ReasonedError):
+    """A request that a rule refuses; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +151,26 @@ class Campaign:
         return self.selection is Selection.ALL or (selects(self.selection, version) and not there)
 
 
-COLUMNS = (
-    "id, kind, state, prefix, target, prove, sample, sample_size, reason_code, reason, "
-    "resume_state, passes, gates_passed, store, requested_by, created_at, started_at, finished_at, "
-    "plan_of, follows, backs_up, escrow, nonce, run_window, finish_by, urgent, "
-    "max_rate, list_id, is_incremental, lists_dropped_at"
-)
+_COLUMNS = ", ".join(Campaign.__slots__)
+_ASKED = Request.__slots__
 
 
-def of_row(row: RowMapping) -> Campaign:
-    """Return the campaign of a row with the columns `COLUMNS`."""
+def select(connection: Connection, which: str, **values: object) -> list[Campaign]:
+    """Return campaigns.
+
+    Args:
+        connection: the transaction.
+        which: what follows `FROM campaign` in the statement; never anybody's input.
+        values: of its parameters.
+    """
+    rows = connection.execute(
+        text(f"SELECT {_COLUMNS} FROM campaign {which}"),  # noqa: S608 - constants of callers
+        values,
+    ).mappings()
+    return [_campaign(row) for row in rows]
+
+
+def _campaign(row: RowMapping) -> Campaign:
     values = dict(row)
     values["kind"] = Kind(row["kind"])
     values["state"] = State(row["state"])
@@ -193,39 +193,14 @@ def request(connection: Connection, asked: Request) -> int:
     if asked.kind in MOVING:
         refuse_overlap(connection, asked.prefix)
         _refuse_retired(connection, asked)
+    values = {name: getattr(asked, name) for name in _ASKED}
     campaign_id = int(
         connection.execute(
             text(
-                "INSERT INTO campaign"
-                " (kind, state, prefix, target, prove, sample, sample_size, store, requested_by,"
-                " plan_of, follows, backs_up, escrow, run_window, finish_by, urgent, max_rate,"
-                " list_id, is_incremental)"
-                " VALUES"
-                " (:kind, 'planned', :prefix, :target, :prove, :sample, :size, :store, :by, :plan,"
-                " :follows, :backs_up, :escrow, :run_window, :finish_by, :urgent, :max_rate,"
-                " :list_id, :is_incremental)"
-                " RETURNING id"
+                f"INSERT INTO campaign (state, {', '.join(_ASKED)})"  # noqa: S608 - constants
+                f" VALUES ('planned', {', '.join(f':{name}' for name in _ASKED)}) RETURNING id"
             ),
-            {
-                "kind": asked.kind,
-                "prefix": asked.prefix,
-                "target": str(asked.target) if asked.target else None,
-                "prove": asked.prove,
-                "sample": asked.sample,
-                "size": asked.sample_size,
-                "store": asked.store,
-                "by": asked.requested_by,
-                "plan": asked.plan_of,
-                "follows": asked.follows,
-                "backs_up": asked.backs_up,
-                "escrow": asked.escrow,
-                "run_window": asked.run_window,
-                "finish_by": asked.finish_by,
-                "urgent": asked.urgent,
-                "max_rate": asked.max_rate,
-                "list_id": asked.list_id,
-                "is_incremental": asked.is_incremental,
-            },
+            {**values, "target": str(asked.target) if asked.target else None},
         ).scalar_one()
     )
     for table in ("inventory", "outcome"):
@@ -289,36 +264,17 @@ def refuse_overlap(connection: Connection, prefix: str) -> None:
 
 def get(connection: Connection, campaign_id: int) -> Campaign | None:
     """Return a campaign, or None where there is none of that id."""
-    row = (
-        connection.execute(
-            text(f"SELECT {COLUMNS} FROM campaign WHERE id = :id"),  # noqa: S608 - a constant
-            {"id": campaign_id},
-        )
-        .mappings()
-        .one_or_none()
-    )
-    return of_row(row) if row else None
+    return next(iter(select(connection, "WHERE id = :id", id=campaign_id)), None)
 
 
 def recent(connection: Connection, limit: int = 20) -> list[Campaign]:
     """Return the newest campaigns, the newest first."""
-    rows = connection.execute(
-        text(f"SELECT {COLUMNS} FROM campaign ORDER BY id DESC LIMIT :limit"),  # noqa: S608
-        {"limit": limit},
-    ).mappings()
-    return [of_row(row) for row in rows]
+    return select(connection, "ORDER BY id DESC LIMIT :limit", limit=limit)
 
 
 def open_campaigns(connection: Connection) -> list[Campaign]:
     """Return the campaigns that are not finished, urgent ones and then the oldest first."""
-    rows = connection.execute(
-        text(
-            f"SELECT {COLUMNS} FROM campaign WHERE state = ANY(:open)"  # noqa: S608
-            " ORDER BY urgent DESC, id"
-        ),
-        {"open": list(OPEN)},
-    ).mappings()
-    return [of_row(row) for row in rows]
+    return select(connection, "WHERE state = ANY(:open) ORDER BY urgent DESC, id", open=list(OPEN))
 
 
 def step(

@@ -2,7 +2,8 @@
 
 from sqlalchemy import Connection, text
 
-from ledger.campaigns import COLUMNS, Campaign, of_row
+from ledger import campaigns
+from ledger.campaigns import Campaign
 from ledger.states import FINISHED, KEEPING, Kind
 
 
@@ -10,16 +11,15 @@ def newest_finished(
     connection: Connection, kind: Kind, store: str, limit: int = 10
 ) -> list[Campaign]:
     """Return the campaigns of a kind over a store that ran to their end, the newest first."""
-    rows = connection.execute(
-        text(
-            f"SELECT {COLUMNS} FROM campaign"  # noqa: S608 - a constant
-            " WHERE kind = :kind AND store = :store"
-            " AND state IN ('complete', 'complete_with_exceptions')"
-            " ORDER BY finished_at DESC LIMIT :limit"
-        ),
-        {"kind": kind, "store": store, "limit": limit},
-    ).mappings()
-    return [of_row(row) for row in rows]
+    return campaigns.select(
+        connection,
+        "WHERE kind = :kind AND store = :store"
+        " AND state IN ('complete', 'complete_with_exceptions')"
+        " ORDER BY finished_at DESC LIMIT :limit",
+        kind=kind,
+        store=store,
+        limit=limit,
+    )
 
 
 def newest_inventory(connection: Connection, store: str, prefix: str) -> int | None:
@@ -55,34 +55,26 @@ def left_since(connection: Connection, campaign: Campaign) -> list[Campaign]:
 
     They have another target, some of the same blobs, and are not sealed or undone as a whole.
     """
-    rows = connection.execute(
-        text(
-            f"SELECT {COLUMNS} FROM campaign later WHERE id > :id"  # noqa: S608 - a constant
-            " AND kind = ANY(:keeping) AND state = ANY(:finished) AND started_at IS NOT NULL"
-            " AND store = :store AND target <> :target"
-            " AND (starts_with(prefix, :prefix) OR starts_with(:prefix, prefix))"
-            " AND NOT EXISTS (SELECT 1 FROM campaign unwinding"
-            "  WHERE unwinding.follows = later.id AND unwinding.state = 'complete') ORDER BY id"
-        ),
-        {
-            "id": campaign.id,
-            "keeping": list(KEEPING),
-            "finished": list(FINISHED),
-            "store": campaign.store,
-            "target": str(campaign.target),
-            "prefix": campaign.prefix,
-        },
-    ).mappings()
-    return [of_row(row) for row in rows]
+    return campaigns.select(
+        connection,
+        "later WHERE id > :id AND kind = ANY(:keeping) AND state = ANY(:finished)"
+        " AND started_at IS NOT NULL AND store = :store AND target <> :target"
+        " AND (starts_with(prefix, :prefix) OR starts_with(:prefix, prefix))"
+        " AND NOT EXISTS (SELECT 1 FROM campaign unwinding"
+        "  WHERE unwinding.follows = later.id AND unwinding.state = 'complete') ORDER BY id",
+        id=campaign.id,
+        keeping=list(KEEPING),
+        finished=list(FINISHED),
+        store=campaign.store,
+        target=str(campaign.target),
+        prefix=campaign.prefix,
+    )
 
 
 def unwound_by(connection: Connection, campaign_id: int) -> list[Campaign]:
     """Return the finished campaigns that sealed or undid a campaign's wraps, in their order."""
-    rows = connection.execute(
-        text(
-            f"SELECT {COLUMNS} FROM campaign WHERE follows = :id"  # noqa: S608 - a constant
-            " AND state IN ('complete', 'complete_with_exceptions') ORDER BY id"
-        ),
-        {"id": campaign_id},
-    ).mappings()
-    return [of_row(row) for row in rows]
+    return campaigns.select(
+        connection,
+        "WHERE follows = :id AND state IN ('complete', 'complete_with_exceptions') ORDER BY id",
+        id=campaign_id,
+    )

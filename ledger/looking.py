@@ -7,7 +7,8 @@ from datetime import datetime
 from sqlalchemy import Connection, text
 
 from keywrap.rewrapping import Outcome
-from ledger.campaigns import COLUMNS, Campaign, of_row
+from ledger import campaigns
+from ledger.campaigns import Campaign
 from ledger.states import OPEN, ShardKind, ShardState
 
 _DECIDED = " + ".join(Outcome)
@@ -48,16 +49,15 @@ def newest(connection: Connection, before: int | None, limit: int) -> list[Campa
         before: only those with lower ids; None: the newest, and all that are not finished.
         limit: how many, beside those that are not finished.
     """
-    rows = connection.execute(
-        text(
-            f"SELECT {COLUMNS} FROM campaign WHERE id IN"  # noqa: S608 - a constant
-            " (SELECT id FROM campaign WHERE CAST(:before AS int) IS NULL OR id < :before"
-            "  ORDER BY id DESC LIMIT :limit)"
-            " OR (CAST(:before AS int) IS NULL AND state = ANY(:open)) ORDER BY id DESC"
-        ),
-        {"before": before, "limit": limit, "open": list(OPEN)},
-    ).mappings()
-    return [of_row(row) for row in rows]
+    return campaigns.select(
+        connection,
+        "WHERE id IN (SELECT id FROM campaign WHERE CAST(:before AS int) IS NULL OR id < :before"
+        "  ORDER BY id DESC LIMIT :limit)"
+        " OR (CAST(:before AS int) IS NULL AND state = ANY(:open)) ORDER BY id DESC",
+        before=before,
+        limit=limit,
+        open=list(OPEN),
+    )
 
 
 def mark(connection: Connection) -> tuple[object, ...]:

@@ -87,14 +87,12 @@ def ended(connection: Connection) -> list[int]:
 
 def told_since(connection: Connection, since: datetime) -> list[Campaign]:
     """Return the campaigns that came to their end since, the oldest first; not cancelled ones."""
-    rows = connection.execute(
-        text(
-            f"SELECT {campaigns.COLUMNS} FROM campaign WHERE finished_at > :since"  # noqa: S608
-            " AND state = ANY(:done) ORDER BY finished_at"
-        ),
-        {"since": since, "done": [State.COMPLETE, State.COMPLETE_WITH_EXCEPTIONS]},
-    ).mappings()
-    return [campaigns.of_row(row) for row in rows]
+    return campaigns.select(
+        connection,
+        "WHERE finished_at > :since AND state = ANY(:done) ORDER BY finished_at",
+        since=since,
+        done=[State.COMPLETE, State.COMPLETE_WITH_EXCEPTIONS],
+    )
 
 
 def volume(connection: Connection, days: int) -> Volume:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-from ledger.tables import metadata
+from ledger.tables import metadata, moment, one_of
 
 _MOST_WAITING = 100
 _AT_ONCE = 20
@@ -40,29 +40,20 @@ class Verdict(StrEnum):
     REFUSED = "refused"
 
 
-def _one_of(column: str, values: type[StrEnum]) -> str:
-    return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
-
-
 request = Table(
     "request",
     metadata,
     # Chosen by whoever asks, so that asking again changes nothing.
     Column("key", Text, primary_key=True),
     Column(
-        "action", Text, CheckConstraint(_one_of("action", Action), name="action"), nullable=False
+        "action", Text, CheckConstraint(one_of("action", Action), name="action"), nullable=False
     ),
     Column("campaign_id", Integer, index=True),  # null: a start that has opened none
     Column("details", Text, nullable=False, server_default=""),  # of a start, in JSON
     Column("requested_by", Text, nullable=False),
-    Column(
-        "created_at",
-        DateTime(timezone=True),
-        nullable=False,
-        server_default=text("clock_timestamp()"),
-    ),
+    moment(),
     Column("answered_at", DateTime(timezone=True)),
-    Column("verdict", Text, CheckConstraint(_one_of("verdict", Verdict), name="verdict")),
+    Column("verdict", Text, CheckConstraint(one_of("verdict", Verdict), name="verdict")),
     Column("state", Text),  # of the campaign after it was done
     Column("reason_code", Text),  # why it was refused
     Column("reason", Text),
@@ -113,9 +104,6 @@ class Asked:
     next_command: str | None = None
 
 
-_COLUMNS = ", ".join(Asked.__slots__)
-
-
 def file(connection: Connection, asked: Asked) -> Asked:
     """Write a request down, once; return it as it stands there.
 
@@ -138,15 +126,10 @@ def file(connection: Connection, asked: Asked) -> Asked:
         connection.execute(
             text(
                 "INSERT INTO request (key, action, campaign_id, details, requested_by)"
-                " VALUES (:key, :action, :campaign, :details, :by) ON CONFLICT (key) DO NOTHING"
+                " VALUES (:key, :action, :campaign_id, :details, :requested_by)"
+                " ON CONFLICT (key) DO NOTHING"
             ),
-            {
-                "key": asked.key,
-                "action": asked.action,
-                "campaign": asked.campaign_id,
-                "details": asked.details,
-                "by": asked.requested_by,
-            },
+            {name: getattr(asked, name) for name in Asked.__slots__},
         )
         known = get(connection, asked.key)
         assert known is not None  # noqa: S101 - just now it was written
@@ -162,27 +145,17 @@ def _wish(asked: Asked) -> tuple[object, ...]:
 
 def get(connection: Connection, key: str) -> Asked | None:
     """Return a request, or None where there is none of that key."""
-    row = (
-        connection.execute(
-            text(f"SELECT {_COLUMNS} FROM request WHERE key = :key"),  # noqa: S608 - constants
-            {"key": key},
-        )
-        .mappings()
-        .one_or_none()
-    )
-    return _asked(row) if row else None
+    return next(iter(_select(connection, "WHERE key = :key", key=key)), None)
 
 
 def waiting(connection: Connection, actions: Collection[Action]) -> list[Asked]:
     """Return requests that wait for an answer, the oldest first."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM request WHERE answered_at IS NULL"  # noqa: S608 - constants
-            " AND action = ANY(:actions) ORDER BY created_at LIMIT :limit"
-        ),
-        {"actions": list(actions), "limit": _AT_ONCE},
-    ).mappings()
-    return [_asked(row) for row in rows]
+    return _select(
+        connection,
+        "WHERE answered_at IS NULL AND action = ANY(:actions) ORDER BY created_at LIMIT :limit",
+        actions=list(actions),
+        limit=_AT_ONCE,
+    )
 
 
 def newest(connection: Connection, campaign_id: int | None, limit: int) -> list[Asked]:
@@ -193,15 +166,13 @@ def newest(connection: Connection, campaign_id: int | None, limit: int) -> list[
         campaign_id: only those about this campaign; None: all.
         limit: the most to return.
     """
-    rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM request"  # noqa: S608 - constants
-            " WHERE CAST(:campaign AS int) IS NULL OR campaign_id = :campaign"
-            " ORDER BY created_at DESC LIMIT :limit"
-        ),
-        {"campaign": campaign_id, "limit": limit},
-    ).mappings()
-    return [_asked(row) for row in rows]
+    return _select(
+        connection,
+        "WHERE CAST(:campaign AS int) IS NULL OR campaign_id = :campaign"
+        " ORDER BY created_at DESC LIMIT :limit",
+        campaign=campaign_id,
+        limit=limit,
+    )
 
 
 def age_s(connection: Connection, asked: Asked) -> float:
@@ -252,6 +223,14 @@ def _answer(connection: Connection, key: str, sets: str, **values: object) -> bo
         {"key": key, **values},
     )
     return answered.rowcount == 1
+
+
+def _select(connection: Connection, which: str, **values: object) -> list[Asked]:
+    rows = connection.execute(
+        text(f"SELECT {', '.join(Asked.__slots__)} FROM request {which}"),  # noqa: S608 - constants
+        values,
+    ).mappings()
+    return [_asked(row) for row in rows]
 
 
 def _asked(row: RowMapping) -> Asked:

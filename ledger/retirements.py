@@ -1,12 +1,12 @@
 """Retirements of KEK versions: how far each is, and which versions nobody may move to any more."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from keywrap.keys import KeyVersion
 from ledger.states import OPEN, Kind
@@ -78,12 +78,7 @@ def begin(
             " VALUES (:key, :version, 'closed', :closes, :by)"
             " ON CONFLICT (key, version) WHERE step NOT IN ('retired', 'refused') DO NOTHING"
         ),
-        {
-            "key": version.key,
-            "version": version.version,
-            "closes": list(closes),
-            "by": requested_by,
-        },
+        {**asdict(version), "closes": list(closes), "by": requested_by},
     )
     found = newest(connection, version)
     assert found is not None  # noqa: S101 - just now it was there
@@ -92,23 +87,14 @@ def begin(
 
 def newest(connection: Connection, version: KeyVersion) -> Retirement | None:
     """Return the newest retirement of a KEK version, or None; locks nothing."""
-    row = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM retirement"  # noqa: S608 - constants
-            " WHERE key = :key AND version = :version ORDER BY id DESC LIMIT 1"
-        ),
-        {"key": version.key, "version": version.version},
-    ).one_or_none()
-    return _retirement(row) if row else None
+    which = "WHERE key = :key AND version = :version ORDER BY id DESC LIMIT 1"
+    found = _select(connection, which, **asdict(version))
+    return found[0] if found else None
 
 
 def recent(connection: Connection, limit: int = 20) -> list[Retirement]:
     """Return the newest retirements, the newest first."""
-    rows = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM retirement ORDER BY id DESC LIMIT :limit"),  # noqa: S608
-        {"limit": limit},
-    )
-    return [_retirement(row) for row in rows]
+    return _select(connection, "ORDER BY id DESC LIMIT :limit", limit=limit)
 
 
 def reach(connection: Connection, retirement: Retirement, step: Step) -> bool:
@@ -161,7 +147,7 @@ def is_barred(connection: Connection, version: KeyVersion) -> bool:
                 "SELECT EXISTS (SELECT 1 FROM retirement WHERE key = :key"
                 " AND version IN (:version, '') AND step <> 'refused')"
             ),
-            {"key": version.key, "version": version.version},
+            asdict(version),
         )
     )
 
@@ -206,7 +192,7 @@ def backed_up(connection: Connection, version: KeyVersion) -> dict[int, int]:
             " JOIN key_version k ON k.id = i.key_version_id OR k.id = i.previous_id"
             " WHERE k.key = :key AND :version IN (k.version, '') GROUP BY 1 ORDER BY 1"
         ),
-        {"key": version.key, "version": version.version},
+        asdict(version),
     )
     return {row.campaign_id: row.wraps for row in rows}
 
@@ -227,12 +213,7 @@ def has_fresh_backup(
                 "   WHERE i.campaign_id = b.campaign_id AND k.key = :key"
                 "   AND :version IN (k.version, '')))"
             ),
-            {
-                "store": store,
-                "days": within_days,
-                "key": version.key,
-                "version": version.version,
-            },
+            {"store": store, "days": within_days, **asdict(version)},
         )
     )
 
@@ -254,17 +235,15 @@ def needing(
     )
 
 
-def _retirement(row: Row[Any]) -> Retirement:
-    return Retirement(
-        row.id,
-        KeyVersion(row.key, row.version),
-        Step(row.step),
-        tuple(row.closes),
-        row.reason_code,
-        row.reason,
-        row.waited_s,
-        row.requested_by,
-        row.created_at,
-        row.backup_wraps,
-        row.object_versions,
-    )
+def _select(connection: Connection, which: str, **values: object) -> list[Retirement]:
+    rows = connection.execute(
+        text(f"SELECT {_COLUMNS} FROM retirement {which}"),  # noqa: S608 - constants
+        values,
+    ).mappings()
+    return [_retirement(dict(row)) for row in rows]
+
+
+def _retirement(row: dict[str, Any]) -> Retirement:
+    version = KeyVersion(row.pop("key"), row.pop("version"))
+    read = {"version": version, "step": Step(row["step"]), "closes": tuple(row["closes"])}
+    return Retirement(**{**row, **read})

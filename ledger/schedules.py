@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, text
 
 from ledger.states import FINISHED, Kind
 
@@ -56,12 +56,6 @@ class Schedule:
     reason: str | None = None
 
 
-_COLUMNS = (
-    "name, kind, cron, zone, created_by, prefix, key, prove, sample_size, escrow, run_window,"
-    " paused, next_at, last_at, last_campaign, missed, reason_code, reason"
-)
-
-
 def add(connection: Connection, new: Schedule) -> bool:
     """Add a schedule; return whether there was none of its name."""
     added = connection.execute(
@@ -78,34 +72,21 @@ def add(connection: Connection, new: Schedule) -> bool:
 
 def every(connection: Connection) -> list[Schedule]:
     """Return all schedules, the next one first."""
-    rows = connection.execute(
-        text(f"SELECT {_COLUMNS} FROM schedule ORDER BY paused, next_at, name")  # noqa: S608
-    ).mappings()
-    return [_schedule(row) for row in rows]
+    return _select(connection, "ORDER BY paused, next_at, name")
 
 
 def get(connection: Connection, name: str) -> Schedule | None:
     """Return a schedule, or None where there is none of that name."""
-    row = (
-        connection.execute(
-            text(f"SELECT {_COLUMNS} FROM schedule WHERE name = :name"),  # noqa: S608 - a constant
-            {"name": name},
-        )
-        .mappings()
-        .one_or_none()
-    )
-    return _schedule(row) if row else None
+    return next(iter(_select(connection, "WHERE name = :name", name=name)), None)
 
 
 def due(connection: Connection) -> list[Schedule]:
     """Return the schedules whose next campaign is to be opened now."""
-    rows = connection.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM schedule WHERE NOT paused"  # noqa: S608 - a constant
-            " AND next_at <= clock_timestamp() AND try_at <= clock_timestamp() ORDER BY next_at"
-        )
-    ).mappings()
-    return [_schedule(row) for row in rows]
+    return _select(
+        connection,
+        "WHERE NOT paused AND next_at <= clock_timestamp() AND try_at <= clock_timestamp()"
+        " ORDER BY next_at",
+    )
 
 
 def is_running(connection: Connection, schedule: Schedule) -> bool:
@@ -205,5 +186,9 @@ def _moved(connection: Connection, schedule: Schedule, sets: str, **values: obje
     return moved.rowcount == 1
 
 
-def _schedule(row: RowMapping) -> Schedule:
-    return Schedule(**{**row, "kind": Kind(row["kind"])})
+def _select(connection: Connection, which: str, **values: object) -> list[Schedule]:
+    rows = connection.execute(
+        text(f"SELECT {', '.join(Schedule.__slots__)} FROM schedule {which}"),  # noqa: S608 - constants
+        values,
+    ).mappings()
+    return [Schedule(**{**row, "kind": Kind(row["kind"])}) for row in rows]

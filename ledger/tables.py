@@ -41,13 +41,15 @@ metadata = MetaData(
 )
 
 
-def _one_of(column: str, values: Iterable[StrEnum]) -> str:
+def one_of(column: str, values: Iterable[StrEnum]) -> str:
+    """Return the condition that a column holds one of these words."""
     return f"{column} IN ({', '.join(repr(value.value) for value in values)})"
 
 
-def _now() -> Column[object]:
+def moment(name: str = "created_at") -> Column[object]:
+    """Return a column of times, by the database's clock unless it is told another."""
     return Column(
-        "created_at",
+        name,
         DateTime(timezone=True),
         nullable=False,
         server_default=text("clock_timestamp()"),
@@ -58,8 +60,8 @@ campaign = Table(
     "campaign",
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True),
-    Column("kind", Text, CheckConstraint(_one_of("kind", Kind), name="kind"), nullable=False),
-    Column("state", Text, CheckConstraint(_one_of("state", State), name="state"), nullable=False),
+    Column("kind", Text, CheckConstraint(one_of("kind", Kind), name="kind"), nullable=False),
+    Column("state", Text, CheckConstraint(one_of("state", State), name="state"), nullable=False),
     Column("prefix", Text, nullable=False),
     Column("target", Text),  # key id of the KEK version to wrap under
     Column("prove", Text),
@@ -83,10 +85,10 @@ campaign = Table(
     Column("is_incremental", Boolean, nullable=False, server_default=text("false")),
     Column("lists_dropped_at", DateTime(timezone=True)),  # its inventory and outcomes are gone
     Column("requested_by", Text, nullable=False),
-    _now(),
+    moment(),
     Column("started_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
-    Column("plan_of", Text, CheckConstraint(_one_of("plan_of", REWRAPPING), name="plan_of")),
+    Column("plan_of", Text, CheckConstraint(one_of("plan_of", REWRAPPING), name="plan_of")),
     # The campaign whose wraps are sealed or undone.
     Column("follows", ForeignKey("campaign.id")),
     # Whether no wrap is replaced before an encrypted backup of it was written and read back.
@@ -96,7 +98,7 @@ campaign = Table(
     # Known to nobody who only sees the store: what a campaign marks its contents with.
     Column("nonce", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
     CheckConstraint("(kind = 'plan') = (plan_of IS NOT NULL)", name="plan"),
-    CheckConstraint(f"({_one_of('kind', FOLLOWING)}) = (follows IS NOT NULL)", name="follows"),
+    CheckConstraint(f"({one_of('kind', FOLLOWING)}) = (follows IS NOT NULL)", name="follows"),
 )
 
 shard = Table(
@@ -106,10 +108,10 @@ shard = Table(
     Column("id", Uuid, primary_key=True, server_default=text("gen_random_uuid()")),
     Column("campaign_id", ForeignKey("campaign.id", ondelete="CASCADE"), nullable=False),
     Column("shard_no", Integer, Identity(always=True), unique=True, nullable=False),
-    Column("kind", Text, CheckConstraint(_one_of("kind", ShardKind), name="kind"), nullable=False),
+    Column("kind", Text, CheckConstraint(one_of("kind", ShardKind), name="kind"), nullable=False),
     Column("queue", Text, nullable=False),  # the hosts that can open it
     Column(
-        "state", Text, CheckConstraint(_one_of("state", ShardState), name="state"), nullable=False
+        "state", Text, CheckConstraint(one_of("state", ShardState), name="state"), nullable=False
     ),
     Column("part", Integer, nullable=False, server_default="0"),  # of a scan cut into parts
     Column("parts", Integer, nullable=False, server_default="1"),
@@ -178,7 +180,7 @@ outcome = Table(
     Column(
         "outcome",
         Text,
-        CheckConstraint(_one_of("outcome", Outcome), name="outcome"),
+        CheckConstraint(one_of("outcome", Outcome), name="outcome"),
         nullable=False,
     ),
     Column("reason_code", Text),
@@ -237,7 +239,7 @@ backup = Table(
     Column("recipients", Text, nullable=False),
     # When a person opened it with the offline identity and all of it was whole.
     Column("verified_at", DateTime(timezone=True)),
-    _now(),
+    moment(),
 )
 
 kek_rotation = Table(
@@ -248,7 +250,7 @@ kek_rotation = Table(
     Column("from_version", Text, nullable=False),  # current when the rotation was asked for
     Column("to_version", Text),  # null until the KMS has made it
     Column("campaign_id", ForeignKey("campaign.id", ondelete="SET NULL")),
-    _now(),
+    moment(),
     Column("finished_at", DateTime(timezone=True)),
     Column("begun_at", DateTime(timezone=True)),  # when the KMS was asked for it
     # One at a time for a KEK, so that a rotation cut off is taken up and never minted twice.
@@ -264,20 +266,15 @@ retirement = Table(
     Column("id", Integer, Identity(always=True), primary_key=True),
     Column("key", Text, nullable=False),
     Column("version", Text, nullable=False),
-    Column("step", Text, CheckConstraint(_one_of("step", Step), name="step"), nullable=False),
+    Column("step", Text, CheckConstraint(one_of("step", Step), name="step"), nullable=False),
     Column("closes", ARRAY(Text), nullable=False),  # what the service closes with it
     Column("backup_wraps", BigInteger),  # that open with nothing afterwards
     Column("object_versions", BigInteger),  # likewise; null: not looked into, or not yet
     Column("reason_code", Text),
     Column("reason", Text),
     Column("requested_by", Text, nullable=False),
-    _now(),
-    Column(
-        "step_at",
-        DateTime(timezone=True),
-        nullable=False,
-        server_default=text("clock_timestamp()"),
-    ),
+    moment(),
+    moment("step_at"),
     Column("finished_at", DateTime(timezone=True)),
     # One at a time for a KEK version, so that one cut off is taken up again.
     Index(
@@ -307,7 +304,7 @@ publication = Table(
     Column(
         "cutover",
         Text,
-        CheckConstraint(_one_of("cutover", Cutover), name="cutover"),
+        CheckConstraint(one_of("cutover", Cutover), name="cutover"),
         nullable=False,
     ),
     Column("max_age_s", Integer, nullable=False),  # the longest that readers obey it unread
@@ -365,7 +362,7 @@ schedule = Table(
     Column("reason_code", Text),
     Column("reason", Text),
     Column("created_by", Text, nullable=False),
-    _now(),
+    moment(),
 )
 
 # What one person asked for and a second one approved. No foreign key: they outlive campaigns.
@@ -386,7 +383,7 @@ approval = Table(
     Column("approved_at", DateTime(timezone=True)),
     Column("approval_signature", LargeBinary, nullable=False, server_default=""),
     Column("used_at", DateTime(timezone=True)),  # it is good for once
-    _now(),
+    moment(),
 )
 
 heartbeat = Table(

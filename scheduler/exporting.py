@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from keywrap import newfile
+from keywrap.durable import sync_folder
 from ledger.findings import Finding
 
 _FIELDS = ("blob_id", "provider", "key_id", "previous_key_id", "problem", "wrap_bytes")
@@ -52,7 +52,7 @@ def _replacing(file: Path) -> Iterator[BinaryIO]:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    newfile.sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _write_csv(output: BinaryIO, found: Iterator[Finding]) -> int:

@@ -26,26 +26,13 @@ from typing import Any
 import msgspec
 
 from keywrap.datakey import DataKey
+from keywrap.reasons import ReasonedError
 
 FORMAT = "rewrap-backup-v1"
 
-MAX_PART_BYTES = 256 * 1024 * 1024
-"""A part has at most 1,000 blobs, and a sidecar at most 64 KiB."""
 
-
-class BackupError(Exception):
-    """A backup cannot be written or is not whole; nothing was changed.
-
-    Args:
-        reason_code: a short stable code, such as `backup_part_altered`.
-        message: a sentence for the operator; never key material.
-        next_command: what to do next.
-    """
-
-    def __init__(self, reason_code: str, message: str, next_command: str = "") -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
-        self.next_command = next_command
+class BackupError(ReasonedError):
+    """A backup cannot be written or is not whole; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)

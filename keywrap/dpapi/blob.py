@@ -32,6 +32,7 @@ from cryptography.hazmat.primitives.padding import PKCS7
 from keywrap.dpapi.crypto import SUITES, Suite
 from keywrap.dpapi.fields import CutShortError, Fields
 from keywrap.dpapi.secret import MasterKey
+from keywrap.reasons import ReasonedError
 
 PROVIDER = bytes.fromhex("d08c9ddf0115d1118c7a00c04fc297eb")
 MAGIC = b"\x01\0\0\0" + PROVIDER
@@ -43,30 +44,12 @@ _NG_OID = bytes.fromhex("060a2b0601040182374a01")  # 1.3.6.1.4.1.311.74.1 in DER
 _NG_WITHIN = 512
 
 
-class BadBlobError(ValueError):
-    """These bytes are no blob of `CryptProtectData`.
-
-    Args:
-        reason_code: `dpapi_malformed`, or what it is instead, such as `dpapi_ng`.
-        message: a sentence for the operator; shows none of the bytes.
-    """
-
-    def __init__(self, reason_code: str, message: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
+class BadBlobError(ReasonedError, ValueError):
+    """These bytes are no blob of `CryptProtectData`. The message shows none of them."""
 
 
-class NotOpenedError(Exception):
-    """A blob does not open; nothing of it was decrypted, or what came out is dropped.
-
-    Args:
-        reason_code: a short stable code, such as `dpapi_does_not_open`.
-        message: a sentence for the operator; never key material.
-    """
-
-    def __init__(self, reason_code: str, message: str) -> None:
-        super().__init__(message)
-        self.reason_code = reason_code
+class NotOpenedError(ReasonedError):
+    """A blob does not open; nothing of it was decrypted, or what came out is dropped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ import msgspec
 
 from keywrap.dpapi.blob import Blob, NotOpenedError
 from keywrap.dpapi.secret import MASTER_KEY_BYTES, SHA1_BYTES, MasterKey
+from keywrap.durable import sync_folder
 
 MAX_RING_BYTES = 4 * 1024 * 1024
 """Some 16,000 master keys."""
@@ -166,7 +167,7 @@ class MasterKeyRing:
                 new.replace(path)
             else:
                 path.hardlink_to(new)
-            _flush_folder(path.parent)
+            sync_folder(path.parent)
         finally:
             with suppress(FileNotFoundError):
                 new.unlink()
@@ -267,13 +268,3 @@ def _require_private(path: Path, found: os.stat_result) -> None:
             f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, so others have access to the "
             f"master keys: chmod 600 {path}"
         )
-
-
-def _flush_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,22 +9,12 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from keywrap.endpoints import ACCOUNT, BUCKETS
 from keywrap.stores import Store, StoreUnavailableError
 from keywrap.tables.common import ConfigError, check_address, secret_file, secret_variable
 
 if TYPE_CHECKING:
     from keywrap.azurecredentials import Credentials
-
-_BUCKETS = {
-    "s3": re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]"),
-    "az": re.compile(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*"),
-    "gs": re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]"),
-}
-"""Amazon S3 user guide, "General purpose bucket naming rules"; Azure, "Naming and referencing
-containers, blobs, and metadata"; Google Cloud Storage, "About Cloud Storage buckets"."""
-
-_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
-"""Azure, "Storage account overview": storage account name."""
 
 _SECRETS = ("account_key_env", "account_key_file", "sas_env", "sas_file")
 _FIELDS = {
@@ -146,7 +136,7 @@ def _check_region(store: StoreConfig) -> None:
 
 
 def _check_azure(store: StoreConfig) -> None:
-    if not _ACCOUNT.fullmatch(store.account):
+    if not ACCOUNT.fullmatch(store.account):
         raise ConfigError(
             "[store] account",
             "expected the name of the storage account",
@@ -277,7 +267,7 @@ def _bucket(url: str) -> tuple[str, str]:
     prefix = unquote(parts.path).strip("/")
     if parts.query or parts.fragment:
         raise ConfigError(place, "expected bucket and prefix only", next_command="write # as %23")
-    if not _BUCKETS[parts.scheme].fullmatch(parts.netloc):
+    if not BUCKETS[parts.scheme].fullmatch(parts.netloc):
         raise ConfigError(
             place,
             f"expected the name of a {'container' if parts.scheme == 'az' else 'bucket'}",

@@ -21,9 +21,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from keywrap.testing.aws_kms_faults import Corruption, Faults, LostReplyError
+from keywrap.testing.aws_kms_faults import AFFECTS, CRYPTOGRAPHIC, MESSAGES, Corruption
 from keywrap.testing.aws_kms_keys import Kek, Keks, KeyState, KmsServiceError, Material
 from keywrap.testing.aws_kms_management import Document, KeyManagement
+from keywrap.testing.service_faults import LostReplyError, ServiceFaults
 
 __all__ = ["Corruption", "Event", "LostReplyError", "StrictKms"]
 
@@ -68,7 +69,7 @@ class _Request:
 
     operation: str
     parameters: Document
-    corruption: Corruption | None
+    corruption: object
     keys: list[str] = field(default_factory=list)
     contexts: list[Mapping[str, str]] = field(default_factory=list)
     materials: list[str] = field(default_factory=list)
@@ -81,13 +82,13 @@ class StrictKms:
         region: the Region of its keys.
 
     Attributes:
-        faults: what is to go wrong.
+        faults: what is to go wrong; failures are names of errors, such as `KMSInternalException`.
         rotation_polls: how many looks at a key an on-demand rotation takes, from the next on.
         trail: the last 100,000 requests.
     """
 
     def __init__(self, region: str = "eu-west-1") -> None:
-        self.faults = Faults()
+        self.faults = ServiceFaults("ThrottlingException", CRYPTOGRAPHIC, AFFECTS)
         self.trail: deque[Event] = deque(maxlen=_TRAIL)
         self._keks = Keks(region)
         self._management = KeyManagement(self._keks)
@@ -158,8 +159,9 @@ class StrictKms:
         request = _Request(target.rpartition(".")[2], {}, None)
         request_id = str(uuid.uuid4())
         status, error, document = 200, "", {}
+        time.sleep(self.faults.latency_s(request.operation))
         try:
-            self.faults.begin(request.operation)
+            self._fail(request.operation)
             request.parameters = _object(body)
             with self._lock:
                 request.corruption = self.faults.corruption(request.operation)
@@ -179,10 +181,14 @@ class StrictKms:
                 error,
             )
         )
-        if not error:
-            self.faults.end(request.operation)
+        if not error and self.faults.loses_reply(request.operation):
+            raise LostReplyError
         headers = {"x-amzn-requestid": request_id, "content-type": "application/x-amz-json-1.1"}
         return status, headers, json.dumps(document).encode()
+
+    def _fail(self, operation: str) -> None:
+        if code := self.faults.failure(operation):
+            raise KmsServiceError(code, MESSAGES.get(code, ""))
 
     def _do(self, request: _Request) -> Document:
         if work := self._cryptography.get(request.operation):

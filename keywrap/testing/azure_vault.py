@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from keywrap.testing.azure_vault_keys import VaultError, VaultVersion, bad_parameter
-from keywrap.testing.service_faults import ServiceFaults
+from keywrap.testing.service_faults import LostReplyError, ServiceFaults
 
 __all__ = ["Answer", "Corruption", "Event", "LostReplyError", "StrictVault", "VaultError"]
 
@@ -42,10 +42,6 @@ _ANOTHER = 63  # the number of a public key that no version of any vault has
 
 Answer = tuple[int, dict[str, str], bytes]
 """Status, headers and body."""
-
-
-class LostReplyError(Exception):
-    """The operation is done, and its caller gets no answer: close the connection."""
 
 
 class Corruption(StrEnum):

@@ -70,26 +70,15 @@ class VaultService:
     def _set(
         self,
         *,
-        latency_ms: dict[str, float] | None = None,
-        quota: float | None = None,
         fail: dict[str, Any] | None = None,
-        lose_replies: int = 0,
         create_keys: tuple[str, ...] = (),
         rotate: str = "",
-        clear: bool = False,
+        **faults: Any,  # noqa: ANN401 - as `ServiceFaults.set` takes them
     ) -> None:
-        faults = self._vault.faults
-        if clear:
-            faults.clear()
-        for operation, latency in (latency_ms or {}).items():
-            faults.delay(latency / 1000, operation=operation)
-        if quota is not None:
-            faults.limit_rate(quota)
+        self._vault.faults.set(**faults)
         if fail:
             planned = {name: fail.pop(name) for name in ("times", "operation") if name in fail}
-            faults.fail_next(VaultError(**fail), **planned)
-        if lose_replies:
-            faults.lose_next_reply(times=lose_replies)
+            self._vault.faults.fail_next(VaultError(**fail), **planned)
         for name in create_keys:
             self._vault.create_key(name)
         if rotate:

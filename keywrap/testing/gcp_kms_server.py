@@ -106,25 +106,14 @@ class GcpKmsServer:
     def _set(
         self,
         *,
-        latency_ms: dict[str, float] | None = None,
-        quota: float | None = None,
         fail: dict[str, Any] | None = None,
-        lose_replies: int = 0,
         create_keys: tuple[str, ...] = (),
         rotate: str = "",
-        clear: bool = False,
+        **faults: Any,  # noqa: ANN401 - as `ServiceFaults.set` takes them
     ) -> None:
-        faults = self._kms.faults
-        if clear:
-            faults.clear()
-        for operation, latency in (latency_ms or {}).items():
-            faults.delay(latency / 1000, operation=operation)
-        if quota is not None:
-            faults.limit_rate(quota)
+        self._kms.faults.set(**faults)
         if fail:
-            faults.fail_next(CloudKmsError(grpc.StatusCode[fail.pop("code")]), **fail)
-        if lose_replies:
-            faults.lose_next_reply(times=lose_replies)
+            self._kms.faults.fail_next(CloudKmsError(grpc.StatusCode[fail.pop("code")]), **fail)
         for name in create_keys:
             self._kms.create_key(name)
         if rotate:

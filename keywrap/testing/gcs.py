@@ -10,18 +10,16 @@ never answered by a guess.
 import gzip
 import hashlib
 import json
-import random
 import re
-import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
+from keywrap.testing.buckets import BucketFaults, MemoryBuckets
 from keywrap.testing.gcs_listing import ListError, listing
 from keywrap.testing.http_wire import CLOSED, Request, Response
 
@@ -76,87 +74,33 @@ class GcsError(Exception):
 
 
 @dataclass(slots=True)
-class Faults:
-    """What goes wrong next; each number counts down to 0.
+class Faults(BucketFaults):
+    """What goes wrong next.
 
     Attributes:
         too_many: conditional writes answered 429 SlowDown, not made.
         unavailable: conditional writes answered 503 ServiceUnavailable, not made.
-        errors: conditional writes answered 500 InternalError, yet made.
-        lose_requests: conditional writes that are neither made nor answered.
-        lose_replies: conditional writes that are made and not answered.
-        lose_probability: that of losing a conditional write's reply besides, 0 to 1.
-        slow_reads: reads and listings answered 429.
         empty_pages: listings answered by a page with no entry that is not the last.
         ignore_conditions: writes are made whatever their condition, as by a careless imitation.
-        deny: permissions that are missing, such as `storage.objects.get`. Without
-            `storage.objects.list`, what is not there is denied as well.
     """
 
     too_many: int = 0
     unavailable: int = 0
-    errors: int = 0
-    lose_requests: int = 0
-    lose_replies: int = 0
-    lose_probability: float = 0.0
-    slow_reads: int = 0
     empty_pages: int = 0
     ignore_conditions: bool = False
-    deny: list[str] = field(default_factory=list)
-
-    def takes(self, name: str) -> bool:
-        """Whether this fault is due now; counts it down."""
-        left: int = getattr(self, name)
-        if left:
-            setattr(self, name, left - 1)
-        return left > 0
 
 
-class MemoryGcs:
-    """Cloud Storage behind one address, thread-safe.
+class MemoryGcs(MemoryBuckets[GcsObject, Faults]):
+    """Cloud Storage behind one address; `operations` are permissions.
 
     Args:
         buckets: those that there are.
         seed: of the random that loses replies.
-
-    Attributes:
-        operations: how often each permission was made use of.
-        writes: how many times an object was created or replaced.
-        faults: what goes wrong next.
     """
 
     def __init__(self, *buckets: str, seed: int = 0) -> None:
-        self.operations: Counter[str] = Counter()
-        self.writes = 0
-        self.faults = Faults()
-        self._buckets: dict[str, dict[str, GcsObject]] = {name: {} for name in buckets}
-        self._sorted: dict[str, list[str]] = {}
+        super().__init__(buckets, seed, Faults())
         self._generation = time.time_ns() // 1000
-        self._random = random.Random(seed)  # noqa: S311 - replies are lost alike in every run
-        self._lock = threading.RLock()
-
-    def create_bucket(self, name: str) -> None:
-        """Create a bucket; one that is there stays as it is."""
-        with self._lock:
-            self._buckets.setdefault(name, {})
-
-    def delete_bucket(self, name: str) -> None:
-        """Delete a bucket with all that is in it."""
-        with self._lock:
-            self._buckets.pop(name, None)
-            self._sorted.pop(name, None)
-
-    def break_down(self, **faults: Any) -> None:  # noqa: ANN401 - numbers and a list of names
-        """Set some of the `Faults` by name.
-
-        Raises:
-            ValueError: there is no such fault.
-        """
-        if unknown := faults.keys() - {one.name for one in fields(Faults)}:
-            raise ValueError(f"no such fault: {', '.join(sorted(unknown))}")
-        with self._lock:
-            for name, value in faults.items():
-                setattr(self.faults, name, value)
 
     def handle(self, request: Request) -> Response:
         """Answer one request."""
@@ -256,8 +200,7 @@ class MemoryGcs:
     def _is_lost_after(self) -> bool:
         if self.faults.takes("errors"):
             raise GcsError(500, "InternalError")
-        chance = self.faults.lose_probability
-        return self.faults.takes("lose_replies") or bool(chance and self._random.random() < chance)
+        return self._loses_reply()
 
     def _check(self, condition: str, found: GcsObject | None) -> None:
         if not _GENERATION.fullmatch(condition):
@@ -270,9 +213,7 @@ class MemoryGcs:
     def _list(self, bucket: str, query: str, headers: Mapping[str, str]) -> Response:
         objects = self._begin("storage.objects.list", bucket, headers)
         asked = dict(parse_qsl(query, keep_blank_values=True, errors="strict"))
-        names = self._sorted.get(bucket)
-        if names is None:
-            names = self._sorted[bucket] = sorted(objects)
+        names = self._names(bucket)
         empty = self.faults.takes("empty_pages")
         try:
             answer = listing(asked, names, lambda name: len(objects[name].data), empty=empty)

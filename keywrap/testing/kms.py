@@ -162,19 +162,17 @@ class MemoryKms:
         version = wrapped.key_version
         known = {str(number) for number in self._key(key).versions}
         if version.key != key or version.version not in known:
-            raise _refused(key, "the key has no such version", "wrap_version_unknown")
+            raise RefusedError.about(key, "the key has no such version", "wrap_version_unknown")
         cipher = self._cipher(key, int(version.version))
         nonce, sealed = wrapped.ciphertext[:_NONCE_BYTES], wrapped.ciphertext[_NONCE_BYTES:]
         try:
             return DataKey(cipher.decrypt(nonce, sealed, _bound(context)))
         except (InvalidTag, ValueError):
-            raise _refused(key, "the wrap does not open", "wrap_does_not_open") from None
+            raise RefusedError.about(key, "the wrap does not open", "wrap_does_not_open") from None
 
     def _cipher(self, key: str, number: int) -> AESGCM:
         if number in self._key(key).disabled:
-            raise DeniedError(
-                f"{key}: version {number} is disabled", key=key, reason_code="version_disabled"
-            )
+            raise DeniedError.about(key, f"version {number} is disabled", "version_disabled")
         return self._key(key).versions[number]
 
     def _key(self, key: str) -> _Key:
@@ -185,10 +183,6 @@ class MemoryKms:
 
 def _bound(context: Context) -> bytes:
     return json.dumps(dict(context), sort_keys=True).encode()
-
-
-def _refused(key: str, message: str, reason_code: str) -> RefusedError:
-    return RefusedError(f"{key}: {message}", key=key, reason_code=reason_code)
 
 
 class SimpleMemoryKeyProvider:

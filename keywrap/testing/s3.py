@@ -6,19 +6,17 @@ it does not know is refused (501 NotImplemented), never answered by a guess.
 """
 
 import hashlib
-import random
 import re
-import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
 from keywrap.layout import RESERVED
+from keywrap.testing.buckets import BucketFaults, MemoryBuckets
 from keywrap.testing.s3_listing import Page, list_page
 
 MAX_KEY_BYTES = 1024
@@ -95,59 +93,28 @@ class S3Error(Exception):
 
 
 @dataclass(slots=True)
-class Faults:
-    """What goes wrong next; each number counts down to 0.
+class Faults(BucketFaults):
+    """What goes wrong next.
 
     Attributes:
         conflicts: conditional writes answered 409 ConditionalRequestConflict, not made.
         slow_down: conditional writes answered 503 SlowDown, not made.
-        errors: conditional writes answered 500 InternalError, yet made.
-        lose_requests: conditional writes that are neither made nor answered.
-        lose_replies: conditional writes that are made and not answered.
-        lose_probability: that of losing a conditional write's reply besides, 0 to 1.
-        slow_reads: reads and listings answered 503 SlowDown.
-        deny: operations answered 403 AccessDenied, such as `GetObject`. Without
-            `ListObjectsV2`, what is not there is denied as well, as S3 does.
     """
 
     conflicts: int = 0
     slow_down: int = 0
-    errors: int = 0
-    lose_requests: int = 0
-    lose_replies: int = 0
-    lose_probability: float = 0.0
-    slow_reads: int = 0
-    deny: list[str] = field(default_factory=list)
-
-    def takes(self, name: str) -> bool:
-        """Whether this fault is due now; counts it down."""
-        left: int = getattr(self, name)
-        if left:
-            setattr(self, name, left - 1)
-        return left > 0
 
 
-class MemoryS3:
-    """S3 with path-style requests, thread-safe.
+class MemoryS3(MemoryBuckets[S3Object, Faults]):
+    """S3 with path-style requests; `operations` have their names in the API.
 
     Args:
         buckets: those that there are.
         seed: of the random that loses replies.
-
-    Attributes:
-        operations: how often each operation was asked for, by its name in the API.
-        writes: how many times an object was created or replaced.
-        faults: what goes wrong next.
     """
 
     def __init__(self, *buckets: str, seed: int = 0) -> None:
-        self.operations: Counter[str] = Counter()
-        self.writes = 0
-        self.faults = Faults()
-        self._buckets: dict[str, dict[str, S3Object]] = {name: {} for name in buckets}
-        self._sorted: dict[str, list[str]] = {}
-        self._random = random.Random(seed)  # noqa: S311 - replies are lost alike in every run
-        self._lock = threading.RLock()
+        super().__init__(buckets, seed, Faults())
         self._kept: dict[str, dict[str, S3Object]] = {}
 
     def snapshot(self) -> None:
@@ -164,30 +131,6 @@ class MemoryS3:
                 back = {key: kept[key] for key in keys if key in kept}
                 self._buckets[bucket] = own | back
             self._sorted.clear()
-
-    def create_bucket(self, name: str) -> None:
-        """Create a bucket; one that is there stays as it is."""
-        with self._lock:
-            self._buckets.setdefault(name, {})
-
-    def delete_bucket(self, name: str) -> None:
-        """Delete a bucket with all that is in it."""
-        with self._lock:
-            self._buckets.pop(name, None)
-            self._sorted.pop(name, None)
-
-    def break_down(self, **faults: Any) -> None:  # noqa: ANN401 - numbers and a list of names
-        """Set some of the `Faults` by name.
-
-        Raises:
-            ValueError: there is no such fault.
-        """
-        known = {one.name for one in fields(Faults)}
-        if unknown := faults.keys() - known:
-            raise ValueError(f"no such fault: {', '.join(sorted(unknown))}")
-        with self._lock:
-            for name, value in faults.items():
-                setattr(self.faults, name, value)
 
     def handle(
         self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes
@@ -316,8 +259,7 @@ class MemoryS3:
         if conditional:
             if self.faults.takes("errors"):
                 raise S3Error(500, "InternalError", "We encountered an internal error.")
-            chance = self.faults.lose_probability
-            if self.faults.takes("lose_replies") or (chance and self._random.random() < chance):
+            if self._loses_reply():
                 return NO_ANSWER
         return Answer(200, {"etag": etag}, b"")
 
@@ -349,14 +291,13 @@ class MemoryS3:
     def _list(
         self, bucket: str, objects: Mapping[str, S3Object], asked: Mapping[str, str]
     ) -> Answer:
-        names = self._sorted.get(bucket)
-        if names is None:
-            names = self._sorted[bucket] = sorted(objects)
         try:
             page = Page.asked(bucket, asked)
         except ValueError as error:
             raise S3Error(400, "InvalidArgument", str(error)) from None
-        return Answer(200, _XML_TYPE, (_XML + list_page(page, names, objects)).encode())
+        return Answer(
+            200, _XML_TYPE, (_XML + list_page(page, self._names(bucket), objects)).encode()
+        )
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:

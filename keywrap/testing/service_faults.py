@@ -2,13 +2,17 @@
 
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-_Failure = TypeVar("_Failure")
+_Failure = TypeVar("_Failure", bound=Hashable)
 
 _LOST = "lost"
+
+
+class LostReplyError(Exception):
+    """The operation is done, and its caller gets no answer: close the connection."""
 
 
 @dataclass(slots=True)
@@ -16,7 +20,7 @@ class _Planned:
     """A fault for the next requests of one operation, or of any."""
 
     kind: str
-    what: object
+    what: Hashable
     times: int
     operation: str
 
@@ -27,11 +31,18 @@ class ServiceFaults(Generic[_Failure]):
     Args:
         throttled: the failure of a request above the rate.
         limited: the operations that share the rate.
+        affects: the operations whose answers a corruption can concern; all where it says nothing.
     """
 
-    def __init__(self, throttled: _Failure, limited: frozenset[str]) -> None:
+    def __init__(
+        self,
+        throttled: _Failure,
+        limited: frozenset[str],
+        affects: Mapping[Any, frozenset[str]] | None = None,
+    ) -> None:
         self._throttled = throttled
         self._limited = limited
+        self._affects = affects or {}
         self._planned: list[_Planned] = []
         self._latency_s: dict[str, float] = {}
         self._per_s = 0.0
@@ -54,7 +65,13 @@ class ServiceFaults(Generic[_Failure]):
         self._plan(_LOST, _LOST, times, operation)
 
     def corrupt_next(self, what: Hashable, *, times: int = 1, operation: str = "") -> None:
-        """Corrupt the next answers of an operation, or of any; arguments as above."""
+        """Corrupt the next answers of an operation, or of any that it concerns; as above.
+
+        Raises:
+            ValueError: it does not concern that operation.
+        """
+        if operation not in self._affects.get(what, {operation}) | {""}:
+            raise ValueError(f"{operation} gives no answer with {what}")
         self._plan("corruption", what, times, operation)
 
     def delay(self, seconds: float, *, operation: str = "") -> None:
@@ -66,6 +83,31 @@ class ServiceFaults(Generic[_Failure]):
         """Return how long a request is to take."""
         with self._lock:
             return self._latency_s.get(operation, self._latency_s.get("", 0.0))
+
+    def set(
+        self,
+        *,
+        latency_ms: Mapping[str, float] | None = None,
+        quota: float | None = None,
+        lose_replies: int = 0,
+        clear: bool = False,
+    ) -> None:
+        """Set what the control of a server is asked for.
+
+        Args:
+            latency_ms: see `delay`, by operation, in milliseconds.
+            quota: see `limit_rate`.
+            lose_replies: how many of the next replies are lost.
+            clear: whether to forget what was planned before.
+        """
+        if clear:
+            self.clear()
+        for operation, latency in (latency_ms or {}).items():
+            self.delay(latency / 1000, operation=operation)
+        if quota is not None:
+            self.limit_rate(quota)
+        if lose_replies:
+            self.lose_next_reply(times=lose_replies)
 
     def limit_rate(self, per_s: float) -> None:
         """Throttle above a rate in requests a second; 0 for no limit.
@@ -103,13 +145,15 @@ class ServiceFaults(Generic[_Failure]):
         with self._lock:
             return self._take(_LOST, operation) is not None
 
-    def _plan(self, kind: str, what: object, times: int, operation: str) -> None:
+    def _plan(self, kind: str, what: Hashable, times: int, operation: str) -> None:
         with self._lock:
             self._planned.append(_Planned(kind, what, times, operation))
 
     def _take(self, kind: str, operation: str) -> _Planned | None:
         for planned in self._planned:
-            if planned.kind == kind and planned.operation in {"", operation}:
+            concerned = self._affects.get(planned.what, {operation})
+            meant = planned.operation in {"", operation} and operation in concerned
+            if planned.kind == kind and meant:
                 planned.times -= 1
                 if not planned.times:
                     self._planned.remove(planned)

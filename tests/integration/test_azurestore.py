@@ -16,7 +16,8 @@ from keywrap.azurecredentials import AccountKey, SharedAccessSignature
 from keywrap.azurestore import open_azure
 from keywrap.conditions import UnconditionalStoreError, require_conditional_writes
 from keywrap.objectmarks import MARKS
-from keywrap.objectstore import ATTEMPTS, ObjectStore
+from keywrap.objectretries import ATTEMPTS
+from keywrap.objectstore import ObjectStore
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,

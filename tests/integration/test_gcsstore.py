@@ -20,7 +20,8 @@ from google.oauth2.credentials import Credentials
 from keywrap.conditions import UnconditionalStoreError, require_conditional_writes
 from keywrap.gcsstore import open_gcs
 from keywrap.objectmarks import MARKS
-from keywrap.objectstore import ATTEMPTS, ObjectStore
+from keywrap.objectretries import ATTEMPTS
+from keywrap.objectstore import ObjectStore
 from keywrap.stores import (
     AlreadyExistsError,
     ChangedError,

@@ -8,6 +8,7 @@ import pytest
 
 from keywrap.config import TABLES, KeywrapConfig
 from scheduler.commands.setup import TEMPLATE
+from tests.documents import fences
 from workers.settings import load
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,6 +54,6 @@ def test_the_configuration_that_init_writes_is_one_that_loads(tmp_path: Path) ->
     settings = load(str(file), {})
 
     assert settings.keywrap.store.blob_suffix == ".blob"
-    written, shown = tomllib.loads(TEMPLATE), tomllib.loads(block("toml"))
+    written, shown = tomllib.loads(TEMPLATE), tomllib.loads(dict(fences("README.md"))["toml"])
     assert written["store"].pop("keep_previous") is True, "its default, which the README leaves out"
     assert (written["store"], written["keys"]) == (shown["store"], shown["keys"])

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keywrap.objectstore import ATTEMPTS, ObjectStore
+from keywrap.objectretries import ATTEMPTS
+from keywrap.objectstore import ObjectStore
 from keywrap.s3store import open_s3
 from keywrap.stores import (
     AlreadyExistsError,
