@@ -55,9 +55,8 @@ class Blob(Base):
     key_id: Mapped[str | None]
 
 
-def connect() -> Engine:
+def connect(url: str) -> Engine:
     """Connect to the naive way's database."""
-    url = os.environ["NAIVE_DATABASE_URL"]
     return create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
 
 
@@ -82,7 +81,13 @@ class Tools:
         if keys.primary is None:
             raise BenchError("the benchmark's configuration names no primary")
         wrap = wrapping(config, keys.primary)
-        return cls(connect(), reader, keys, wrap, config.store.legacy_content)
+        return cls(
+            connect(os.environ["NAIVE_DATABASE_URL"]),
+            reader,
+            keys,
+            wrap,
+            config.store.legacy_content,
+        )
 
     def move(self, blob_id: str) -> str:
         """Rewrap one blob, proved as ours is; return the id of its new key."""

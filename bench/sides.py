@@ -9,11 +9,11 @@ from typing import Protocol
 
 from celery import Celery
 from rich.progress import Progress
-from sqlalchemy import Engine, create_engine, func, select
+from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from bench.errors import BenchError
-from bench.naive import DONE, Base, Blob
+from bench.naive import DONE, Base, Blob, connect
 from bench.stage import Stage
 from keywrap.rewrapping import Goal, Outcome, Prove, Rewrapper, Selection
 from keywrap.threads import StoreThreads
@@ -75,8 +75,7 @@ class Naive:
     @contextmanager
     def ready(cls, stage: Stage) -> Iterator["Naive"]:
         """Keep a prefork worker running, with as many processes as the scene says."""
-        url = stage.environment["NAIVE_DATABASE_URL"]
-        engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+        engine = connect(stage.environment["NAIVE_DATABASE_URL"])
         app = Celery("naive", broker=stage.environment["NAIVE_BROKER_URL"])
         processes = stage.scene.naive_processes
         options = ("--pool=prefork", f"--concurrency={processes}", "--loglevel=WARNING")

@@ -18,7 +18,7 @@ import requests
 from embedded.errors import EmbeddedError
 from embedded.launching import Program
 from embedded.places import free_port, make_private, user_cache, write_private
-from embedded.processes import ServerProcess
+from embedded.server import Server
 
 VERSION = "3.37.0"
 """The newest of November 2026."""
@@ -37,15 +37,13 @@ _OLDEST_NODE = 20
 _PROGRAM = Path("node_modules/azurite/dist/src/blob/main.js")
 
 
-class Azurite:
+class Azurite(Server):
     """An Azurite in a directory; use `start`.
 
     The directory holds `address` and `key` (both mode 0600) while it runs and after.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._process = ServerProcess(directory, "azurite")
+    _NAME = "azurite"
 
     @classmethod
     def start(cls, directory: Path, *, supervised: bool = False) -> Self:
@@ -81,10 +79,6 @@ class Azurite:
     def key(self) -> str:
         """The account's key in base64, a new one with every start."""
         return (self._directory / "key").read_text(encoding="ascii")
-
-    def stop(self) -> None:
-        """Stop the server if we own it; again or otherwise, do nothing. Its blobs are lost."""
-        self._process.stop()
 
     def _program(self, node: str, program: Path) -> Program:
         port = free_port()

@@ -12,7 +12,7 @@ from embedded import wheels
 from embedded.errors import EmbeddedError
 from embedded.launching import Program
 from embedded.places import free_port, make_private, port_is_free, write_private
-from embedded.processes import ServerProcess
+from embedded.server import Server
 
 START_S = 30.0
 """Seconds for a start."""
@@ -20,15 +20,13 @@ START_S = 30.0
 _ATTEMPTS = 3  # another process may take the free port before OpenBao does
 
 
-class OpenBao:
+class OpenBao(Server):
     """An OpenBao dev server in a directory; use `start` or `running`.
 
     The directory holds `address` and `token` (both mode 0600) while it runs and after.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._process = ServerProcess(directory, "openbao")
+    _NAME = "openbao"
 
     @classmethod
     def start(cls, directory: Path, *, supervised: bool = False) -> Self:
@@ -53,19 +51,6 @@ class OpenBao:
             attempts=_ATTEMPTS,
         )
         return bao
-
-    @classmethod
-    def running(cls, directory: Path) -> Self | None:
-        """Attach to the server of a directory.
-
-        Args:
-            directory: where its address and token lie.
-
-        Returns:
-            The server, which `stop` then leaves alone; None when none answers.
-        """
-        bao = cls(directory.resolve())
-        return bao if bao._process.is_alive and bao._answers() else None
 
     @property
     def address(self) -> str:
@@ -99,10 +84,6 @@ class OpenBao:
                 f"OpenBao at {self.address} did not make the key {name}: {error}."
                 f" Read {self._directory / 'openbao.log'}."
             ) from error
-
-    def stop(self) -> None:
-        """Stop the server if we own it; again or otherwise, do nothing. Its keys are lost."""
-        self._process.stop()
 
     def _client(self) -> Any:  # noqa: ANN401 - hvac has no types
         import hvac  # noqa: PLC0415 - imported by all that imports `embedded`, and needed by few

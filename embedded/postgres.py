@@ -17,8 +17,8 @@ from urllib.parse import quote
 from embedded import account, wheels
 from embedded.errors import EmbeddedError
 from embedded.launching import Program, minimal_environment
-from embedded.places import make_private, socket_directory
-from embedded.processes import ServerProcess
+from embedded.places import make_private
+from embedded.server import SocketServer
 
 START_S = 60.0
 """Seconds for a start, which may have to recover from a crash."""
@@ -26,19 +26,19 @@ START_S = 60.0
 _PORT = 5432  # names the socket only; there is no TCP
 
 
-class Postgres:
+class Postgres(SocketServer):
     """A PostgreSQL server in a directory; use `start` or `running`.
 
     It listens on a Unix socket in a private directory and asks for no password. The directory
     holds `data/` and the log.
     """
 
+    _NAME = "postgres"
+    _STOP_SIGNAL = signal.SIGINT  # the fast shutdown: it leaves nothing to recover
+
     def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
-        self._directory = directory
-        self._sockets = socket_directory(directory)
+        super().__init__(directory)
         self._settings = dict(settings or {})
-        # SIGINT is the fast shutdown: it ends sessions and leaves nothing to recover.
-        self._process = ServerProcess(directory, "postgres", signal.SIGINT)
 
     @classmethod
     def start(
@@ -69,19 +69,6 @@ class Postgres:
         )
         return postgres
 
-    @classmethod
-    def running(cls, directory: Path) -> Self | None:
-        """Attach to the server of a directory.
-
-        Args:
-            directory: where it keeps its data.
-
-        Returns:
-            The server, which `stop` then leaves alone; None when none answers.
-        """
-        postgres = cls(directory.resolve())
-        return postgres if postgres._process.is_alive and postgres._answers() else None
-
     @property
     def url(self) -> str:
         """The URL of the maintenance database, `postgresql://…`, for libpq and SQLAlchemy."""
@@ -107,14 +94,6 @@ class Postgres:
                 with contextlib.suppress(errors.DuplicateDatabase, errors.UniqueViolation):
                     connection.execute(create)
         return self._url(database)
-
-    def stop(self) -> None:
-        """Shut the server down, ending its sessions, if we own it; again or otherwise, nothing."""
-        owned = self._process.is_owned
-        self._process.stop()
-        if owned and self._sockets != self._directory:
-            with contextlib.suppress(OSError):  # a killed server leaves its socket there
-                self._sockets.rmdir()
 
     def _url(self, database: str) -> str:
         return f"postgresql://postgres@/{quote(database)}?host={self._sockets}&port={_PORT}"

@@ -5,7 +5,6 @@ Redis has no password: in a private directory nobody else reaches it, and the ad
 after every restart, so that workers find it again.
 """
 
-import contextlib
 import os
 import socket
 from pathlib import Path
@@ -13,20 +12,17 @@ from typing import Self
 
 from embedded import wheels
 from embedded.launching import Program
-from embedded.places import make_private, socket_directory
-from embedded.processes import ServerProcess
+from embedded.places import make_private
+from embedded.server import SocketServer
 
 START_S = 30.0
 """Seconds for a start, which reads the whole append-only file again."""
 
 
-class Redis:
+class Redis(SocketServer):
     """A Redis server in a directory; use `start` or `running`."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._sockets = socket_directory(directory)
-        self._process = ServerProcess(directory, "redis")
+    _NAME = "redis"
 
     @classmethod
     def start(cls, directory: Path, *, supervised: bool = False) -> Self:
@@ -49,19 +45,6 @@ class Redis:
         )
         return redis
 
-    @classmethod
-    def running(cls, directory: Path) -> Self | None:
-        """Attach to the server of a directory.
-
-        Args:
-            directory: where it keeps its data.
-
-        Returns:
-            The server, which `stop` then leaves alone; None when none answers.
-        """
-        redis = cls(directory.resolve())
-        return redis if redis._process.is_alive and redis._answers() else None
-
     @property
     def socket_path(self) -> Path:
         """The Unix socket that it listens on."""
@@ -71,14 +54,6 @@ class Redis:
     def url(self) -> str:
         """The broker's URL for Celery and Flower."""
         return f"redis+socket://{self.socket_path}?virtual_host=0"
-
-    def stop(self) -> None:
-        """Save and stop the server if we own it; again or otherwise, do nothing."""
-        owned = self._process.is_owned
-        self._process.stop()
-        if owned and self._sockets != self._directory:
-            with contextlib.suppress(OSError):  # a killed server leaves its socket there
-                self._sockets.rmdir()
 
     def _program(self) -> Program:
         # The wheel exists for CPython 3.11 only; a distribution's server does as well.

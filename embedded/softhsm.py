@@ -44,17 +44,16 @@ class SoftHsm:
     directory: Path
 
     @classmethod
-    def install(cls, directory: Path, cache: Path | None = None) -> Self:
+    def install(cls, directory: Path) -> Self:
         """Find SoftHSM2, or fetch it, and make an empty folder of tokens.
 
         Args:
             directory: where the tokens will lie; made (mode 0700) if need be.
-            cache: where fetched packages are unpacked; by default in the user's cache folder.
 
         Raises:
             EmbeddedError: it is not installed and cannot be fetched: no Debian, or no network.
         """
-        module, util = _installed(_PREFIXES) or _fetched(cache or user_cache())
+        module, util = _installed(_PREFIXES) or _fetched(user_cache())
         directory = make_private(directory)
         make_private(directory / "tokens")
         hsm = cls(module, util, directory)

@@ -139,8 +139,7 @@ def permit(
         return _break_glass(desk, action, text, reason, campaign_id)
     known = _known(desk, action, text)
     if known is None or not known.approved_by:
-        asked = known or _ask(desk, action, text, campaign_id)
-        raise _wanted(asked)
+        raise _wanted(known or _file(desk, action, text, person(desk), "", campaign_id))
     try:
         statements.verify(known, desk.settings.approvals)
     except ForgedError as error:
@@ -223,11 +222,6 @@ def _known(desk: Desk, action: Action, plan: str) -> Approval | None:
         raise
     with ledger.begin() as connection:
         return approvals.newest(connection, action, plan)
-
-
-def _ask(desk: Desk, action: Action, plan: str, campaign_id: int | None) -> Approval:
-    who = person(desk)
-    return _file(desk, action, plan, who, "", campaign_id)
 
 
 def _file(

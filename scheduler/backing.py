@@ -20,12 +20,11 @@ def backs_up(desk: Desk, *, escrow: bool = False) -> bool:
         return True
     if not backup.required and not escrow:
         return False
-    what = "an escrow goes to offline recipients only" if escrow else "no wrap is replaced before"
+    why = "no wrap is replaced before an encrypted backup is written"
+    if escrow:
+        why = "an escrow goes to offline recipients only"
     raise DeskError(
-        f"[backup] names no recipients, and {what} an encrypted backup is written; nothing was "
-        "changed"
-        if not escrow
-        else f"[backup] names no recipients, and {what}; nothing was changed",
+        f"[backup] names no recipients, and {why}; nothing was changed",
         exit_code=USAGE,
         reason_code=NOT_CONFIGURED,
         next_command="rewrap backup-key --out FILE (then keep FILE offline)",

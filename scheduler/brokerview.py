@@ -21,7 +21,9 @@ class BrokerView:
 
     def __init__(self, settings: Settings) -> None:
         self._pace = settings.pace
-        self._queues = [name for queue in sorted(queues_of(settings)) for name in _both(queue)]
+        self._queues = [
+            name for queue in sorted(queues_of(settings)) for name in (queue, urgent(queue))
+        ]
         try:
             self._client: Redis | None = pacing.connect(settings.broker.url)
         except ValueError:
@@ -55,7 +57,3 @@ class BrokerView:
             return [up]
         up.add_metric([], 1)
         return [up, queues, allowed, used, throttled]
-
-
-def _both(queue: str) -> tuple[str, str]:
-    return queue, urgent(queue)

@@ -3,7 +3,7 @@
 from html import escape
 from typing import Any
 
-from scheduler.showing import plain
+from workers.plaintext import plain
 
 _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;max-width:50em;margin:2em auto;padding:0 1em;color:#111}

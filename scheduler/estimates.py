@@ -11,6 +11,7 @@ from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.samples import SHARD_BLOBS, proof_size
 from ledger.states import Kind
+from scheduler import confidence
 from scheduler.mix import Mix
 from scheduler.prices import prices
 from scheduler.proposals import Proposal
@@ -255,10 +256,9 @@ def upper_bound(opened: int, bad: int, pool: int) -> float | None:
         pool: how many blobs it was drawn from.
 
     Returns:
-        0 where all were opened and none was bad; `1 - 0.01**(1/n)` where none of n was bad (the
-        exact binomial bound: more than that share would have shown itself in 99 of 100 samples);
-        None where one was bad, or none was opened.
+        0 where all were opened and none was bad; `confidence.upper_bound` where none of a sample
+        was bad; None where one was bad, or none was opened.
     """
     if bad or not opened:
         return None
-    return 0.0 if opened >= pool else 1 - 0.01 ** (1 / opened)
+    return 0.0 if opened >= pool else confidence.upper_bound(opened)

@@ -6,7 +6,7 @@ from keywrap.rewrapping import Outcome
 from scheduler.estimates import ContentBytes
 from scheduler.plans import Report
 from scheduler.prices import prices
-from scheduler.showing import plain
+from workers.plaintext import plain
 
 _REASONS_SHOWN = 20
 

@@ -10,9 +10,9 @@ from keywrap.kms import KeyProvider, ServerSideRewrap
 from keywrap.rewrapping import Prove
 from ledger.campaigns import Request
 from ledger.states import Kind
-from scheduler import showing
 from scheduler.desk import USAGE, Desk, DeskError, operator
 from scheduler.proofs import Proof, default_proof
+from workers.plaintext import plain
 
 _WHAT = {
     Kind.MIGRATE: "legacy wraps (dpapi, env)",
@@ -121,7 +121,7 @@ class Proposal:
     def lines(self) -> list[str]:
         """Say what it would do, a line each."""
         store = self.config.store
-        only = f", ids that start with {showing.plain(self.prefix)!r}" if self.prefix else ""
+        only = f", ids that start with {plain(self.prefix)!r}" if self.prefix else ""
         return [
             f"{self.kind}: {_WHAT[self.kind]} of {store.url}{only}",
             f"  to     {self.target}",

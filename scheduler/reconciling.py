@@ -127,17 +127,13 @@ def compare(
             comparison.unseen.append(use)
     for one in left:
         comparison.line(one).unknown += 1
-    unexplained, _ = _match(left, list(unclaimed), _forget)
+    unexplained, _ = _match(left, list(unclaimed), lambda _use: None)
     for one, count in (Counter(left) - Counter(unexplained)).items():
         comparison.line(one).unclaimed += count
         comparison.line(one).unknown -= count
     unknown = [replace(use, count=count) for use, count in Counter(unexplained).items()]
     comparison.unknown = sorted(unknown, key=lambda use: use.time)
     return comparison
-
-
-def _forget(_use: OwnUse) -> None:
-    """Count nothing."""
 
 
 class _Requests:

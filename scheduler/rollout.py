@@ -44,9 +44,8 @@ def roll_out(
             f"next: rewrap rotate-kek {new.key}"
         )
         raise
-    _require_usable(
-        provider, new, journal
-    )  # a service of many replicas may have shown it on some only
+    # Once more: a service of many replicas may have shown it on some only.
+    _require_usable(provider, new, journal)
 
 
 def _moved(base: Control, new: KeyVersion) -> Control:

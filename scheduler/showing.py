@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -16,7 +16,6 @@ from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
 from ledger.states import COUNTING, OPENING, Kind, State
 from scheduler import board
-from scheduler.reconciling import Comparison
 from scheduler.status import Status
 from workers import plaintext
 
@@ -94,45 +93,42 @@ def _state(status: Status) -> str:
     return f"{status.campaign.state}{reason}"
 
 
+def table(texts: Sequence[str], figures: Sequence[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print a table.
+
+    Args:
+        texts: the headings of columns of text, which may be folded.
+        figures: the headings of the columns of figures that follow.
+        rows: what stands in them.
+    """
+    drawn = Table(box=None)
+    for heading in texts:
+        drawn.add_column(heading, overflow="fold")
+    for heading in figures:
+        drawn.add_column(heading, justify="right")
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    Console().print(drawn)
+
+
 def campaign_list(found: Iterable[Campaign]) -> None:
     """Print campaigns, the newest first."""
-    table = Table(box=None)
-    for heading in ("id", "kind", "state", "target", "asked by", "asked at"):
-        table.add_column(heading, overflow="fold")
-    for c in found:
-        asked_at = f"{c.created_at:%m-%d %H:%M}"
-        target = str(c.target or "")
-        table.add_row(
-            *map(Text, (str(c.id), _kind(c), c.state, target, plain(c.requested_by), asked_at))
+    rows = (
+        (
+            *(str(c.id), _kind(c), c.state, str(c.target or ""), plain(c.requested_by)),
+            f"{c.created_at:%m-%d %H:%M}",
         )
-    Console().print(table)
+        for c in found
+    )
+    table(("id", "kind", "state", "target", "asked by", "asked at"), (), rows)
 
 
 def census(lines: Iterable[CensusLine]) -> None:
     """Print who wraps what."""
-    table = Table(box=None)
-    for heading in ("provider", "key", "version", "problem"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("blobs", justify="right")
-    table.add_column("previous", justify="right")
-    for x in lines:
-        blobs, previous = f"{x.blobs:,}", f"{x.previous:,}"
-        table.add_row(*map(Text, (x.provider, x.key, x.version, x.problem, blobs, previous)))
-    Console().print(table)
-
-
-def reconciliation(result: Comparison) -> None:
-    """Print what two witnesses say, by window, key and operation."""
-    table = Table(box=None)
-    for heading in ("from", "key", "operation"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("ours", "logged", "unknown", "unclaimed", "unseen"):
-        table.add_column(heading, justify="right")
-    for (start, key, operation), line in sorted(result.lines.items()):
-        counts = (line.ours, line.logged, line.unknown, line.unclaimed, line.unseen)
-        texts = (f"{start:%Y-%m-%d %H:%M:%S}", key, operation, *(f"{n:,}" for n in counts))
-        table.add_row(*map(Text, texts))
-    Console().print(table)
+    rows = (
+        (x.provider, x.key, x.version, x.problem, f"{x.blobs:,}", f"{x.previous:,}") for x in lines
+    )
+    table(("provider", "key", "version", "problem"), ("blobs", "previous"), rows)
 
 
 def is_over(status: Status) -> bool:

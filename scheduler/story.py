@@ -78,7 +78,11 @@ class Story:
 
     def newest(self, kind: str) -> int:
         """Return the id of the newest campaign of a kind; 0 where there is none."""
-        return next((int(d["campaign"]) for d in self.ask("status") or [] if d["kind"] == kind), 0)
+        document = self._newest(kind)
+        return int(document["campaign"]) if document else 0
+
+    def _newest(self, kind: str) -> dict[str, Any] | None:
+        return next((d for d in self.ask("status") or [] if d["kind"] == kind), None)
 
     def primary(self) -> KeyVersion | str:
         """Return the version that new wraps are made under now."""
@@ -86,7 +90,7 @@ class Story:
 
     def note(self, kind: str) -> None:
         """Note how the newest campaign of a kind ended; one that is not whole is a fault."""
-        document = next((d for d in self.ask("status") or [] if d["kind"] == kind), None)
+        document = self._newest(kind)
         if document is None:
             self.faults.append(f"there is no {kind} campaign")
             return

@@ -33,6 +33,16 @@ NAMES = {
 }
 """The stable name of the task for each kind of shard."""
 
+WORK: dict[ShardKind, Callable[[Runtime, UUID, Progress], Counts]] = {
+    ShardKind.INVENTORY: inventory_shard,
+    ShardKind.REWRAP: rewrap_shard,
+    ShardKind.STRAGGLERS: straggler_shard,
+    ShardKind.VERIFY: verify_shard,
+    ShardKind.BACKUP: backup_shard,
+    ShardKind.MANIFEST: manifest_shard,
+}
+"""What each does."""
+
 logger = logging.getLogger(__name__)
 
 _EVENT_EVERY_S = 2.0
@@ -72,37 +82,13 @@ def _flower_progress(task: Shell) -> Progress:
     return tell
 
 
-@shared_task(bind=True, name=NAMES[ShardKind.INVENTORY])
-def inventory(self: Shell, shard_id: str) -> Counts:
-    """List one part of the store and record which key wraps each blob."""
-    return _run(self, inventory_shard, shard_id)
+def _shell(kind: ShardKind) -> Shell:
+    @shared_task(bind=True, name=NAMES[kind])
+    def run(self: Shell, shard_id: str) -> Counts:
+        return _run(self, WORK[kind], shard_id)
+
+    return run
 
 
-@shared_task(bind=True, name=NAMES[ShardKind.REWRAP])
-def rewrap(self: Shell, shard_id: str) -> Counts:
-    """Rewrap the blobs of one shard."""
-    return _run(self, rewrap_shard, shard_id)
-
-
-@shared_task(bind=True, name=NAMES[ShardKind.STRAGGLERS])
-def stragglers(self: Shell, shard_id: str) -> Counts:
-    """Scan one part of the store for blobs still to move."""
-    return _run(self, straggler_shard, shard_id)
-
-
-@shared_task(bind=True, name=NAMES[ShardKind.VERIFY])
-def verify(self: Shell, shard_id: str) -> Counts:
-    """Open the blobs of one shard."""
-    return _run(self, verify_shard, shard_id)
-
-
-@shared_task(bind=True, name=NAMES[ShardKind.BACKUP])
-def backup(self: Shell, shard_id: str) -> Counts:
-    """Write the wraps of one shard's blobs to an encrypted backup."""
-    return _run(self, backup_shard, shard_id)
-
-
-@shared_task(bind=True, name=NAMES[ShardKind.MANIFEST])
-def manifest(self: Shell, shard_id: str) -> Counts:
-    """Write the list of a backup's parts."""
-    return _run(self, manifest_shard, shard_id)
+SHELLS: dict[ShardKind, Shell] = {kind: _shell(kind) for kind in NAMES}
+"""The task for each kind of shard."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from keywrap import metering
 from keywrap.journal import NoJournal, Operation, SegmentJournal, Use
@@ -15,65 +15,37 @@ from ledger.states import Kind, ShardKind
 _Item = TypeVar("_Item")
 
 
-class Meter(Protocol):
-    """Counts what tasks do; may be used from many threads, and must not raise."""
+class Meter:
+    """Hears what tasks do, from many threads. This one forgets it; none may raise."""
 
     def decided(self, kind: Kind, outcomes: Mapping[str, int]) -> None:
-        """Count blobs of a campaign of some kind by their outcomes, once the ledger has them."""
+        """Hear of blobs of a campaign of some kind by outcomes, once the ledger has them."""
 
     def used(self, provider: str, operation: Operation, outcome: str, uses: int) -> None:
-        """Count uses of a key; each opened or made one wrap, or failed to."""
+        """Hear of uses of a key; each opened or made one wrap, or failed to."""
 
     def stragglers(self, versions: Mapping[KeyVersion | None, int]) -> None:
-        """Count blobs that a fresh scan found still to move, by the KEK version that wraps them."""
+        """Hear of blobs that a fresh scan found still to move, by KEK version."""
 
     def lease_lost(self) -> None:
-        """Count a shard that another worker took over."""
+        """Hear of a shard that another worker took over."""
 
     def worked(self, kind: ShardKind, seconds: float) -> None:
-        """Count a shard that was worked on, and for how long."""
+        """Hear of a shard that was worked on, and for how long."""
 
     def timed(self, step: Callable[[_Item], None]) -> Callable[[_Item], None]:
-        """Return the same step at the store, some of whose calls are timed."""
+        """Return the same step at the store, some of whose calls may be timed."""
+        return step
 
-    def requests(self, provider: str) -> metering.Meter:
+    def requests(self, provider: str) -> metering.Meter:  # noqa: ARG002 - for those that count
         """Return what hears of the requests to the service of a provider's key."""
+        return no_meter
 
     def watch(self, key: str, provider: metering.CountedWraps) -> None:
         """Watch how far a KEK is worn, from now on."""
 
 
-class Unmetered:
-    """Counts nothing."""
-
-    def decided(self, kind: Kind, outcomes: Mapping[str, int]) -> None:
-        """Forget it."""
-
-    def used(self, provider: str, operation: Operation, outcome: str, uses: int) -> None:
-        """Forget it."""
-
-    def stragglers(self, versions: Mapping[KeyVersion | None, int]) -> None:
-        """Forget it."""
-
-    def lease_lost(self) -> None:
-        """Forget it."""
-
-    def worked(self, kind: ShardKind, seconds: float) -> None:
-        """Forget it."""
-
-    def timed(self, step: Callable[[_Item], None]) -> Callable[[_Item], None]:
-        """Return the step itself."""
-        return step
-
-    def requests(self, provider: str) -> metering.Meter:  # noqa: ARG002 - as the protocol has it
-        """Return what hears nothing."""
-        return no_meter
-
-    def watch(self, key: str, provider: metering.CountedWraps) -> None:
-        """Watch nothing."""
-
-
-UNMETERED = Unmetered()
+UNMETERED = Meter()
 
 
 class MeteredJournal:

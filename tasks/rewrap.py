@@ -1,7 +1,6 @@
 """Rewrapping the blobs of one shard."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from keywrap.reencrypting import Reencrypter
@@ -9,7 +8,7 @@ from keywrap.rewrapping import Goal, Prove, Rewrapper
 from keywrap.unwinding import Sealer, Undoer
 from ledger import shards
 from ledger.campaigns import Campaign
-from ledger.states import MOVING, REWRAPPING, Kind, ShardKind
+from ledger.states import MOVING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.runtime import Counts, Progress, Runtime
@@ -19,42 +18,19 @@ from tasks.tally import Tally
 _ENGINES: dict[Kind, type[Rewrapper]] = {Kind.SEAL: Sealer, Kind.UNDO: Undoer}
 
 
-def goal_of(campaign: Campaign, *, keep_previous: bool) -> Goal:
-    """Say what a campaign wants of each blob.
+def goal_of(campaign: Campaign, *, keep_previous: bool, kinds: Collection[Kind] = MOVING) -> Goal:
+    """Say what a campaign wants of each blob; of a plan, what its campaign would.
+
+    Args:
+        campaign: the campaign.
+        keep_previous: whether the old wrap stays beside the new one.
+        kinds: the kinds of which it must be, whatever the kind of its shard says.
 
     Raises:
-        ValueError: the campaign moves nothing, whatever the kind of its shard says.
+        ValueError: it is of another kind, or has no target.
     """
-    if campaign.kind not in MOVING:
-        raise ValueError(f"a campaign of kind {campaign.kind} moves nothing")
-    return _goal(campaign, keep_previous=keep_previous)
-
-
-def canary_goal(campaign: Campaign, *, keep_previous: bool) -> Goal:
-    """Say what a campaign wants of its canary: the same, with all of it opened.
-
-    Raises:
-        ValueError: the campaign wraps nothing anew.
-    """
-    if campaign.kind not in REWRAPPING:
-        raise ValueError(f"a campaign of kind {campaign.kind} has no canary")
-    return replace(_goal(campaign, keep_previous=keep_previous), opens_all=True)
-
-
-def planned_goal(plan: Campaign, *, keep_previous: bool) -> Goal:
-    """Say what the campaign that a plan plans for would want of each blob.
-
-    Raises:
-        ValueError: it is no plan.
-    """
-    if plan.kind is not Kind.PLAN:
-        raise ValueError(f"a campaign of kind {plan.kind} plans nothing")
-    return _goal(plan, keep_previous=keep_previous)
-
-
-def _goal(campaign: Campaign, *, keep_previous: bool) -> Goal:
-    if campaign.target is None:
-        raise ValueError(f"a campaign of kind {campaign.kind} has no target")
+    if campaign.kind not in kinds or campaign.target is None:
+        raise ValueError(f"a campaign of kind {campaign.kind} wants nothing of these blobs")
     return Goal(
         campaign.target,
         campaign.selection,

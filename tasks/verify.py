@@ -1,7 +1,7 @@
 """Opening the blobs of one shard, content and all."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from keywrap.journal import Journal
@@ -13,11 +13,11 @@ from keywrap.stores import StoreUnavailableError
 from keywrap.verifying import Verifier
 from ledger import shards
 from ledger.campaigns import Campaign
-from ledger.states import OPENING, Kind, ShardKind
+from ledger.states import OPENING, REWRAPPING, Kind, ShardKind
 from tasks.leases import Work, under_lease
 from tasks.marks import require_store
 from tasks.reroutes import is_elsewhere
-from tasks.rewrap import canary_goal, planned_goal
+from tasks.rewrap import goal_of
 from tasks.runtime import Counts, Progress, Runtime
 from tasks.tally import Tally
 
@@ -55,11 +55,12 @@ def _engine(
 ) -> Callable[[Sequence[str]], Report]:
     means = runtime.reader, runtime.keys, runtime.legacy_content, runtime.pool
     if campaign.has_canary_out:
-        goal = canary_goal(campaign, keep_previous=runtime.keep_previous)
+        goal = goal_of(campaign, keep_previous=runtime.keep_previous, kinds=REWRAPPING)
+        goal = replace(goal, opens_all=True)
         engine = Reencrypter if campaign.kind is Kind.REENCRYPT else Rewrapper
         return lambda blob_ids: engine(*means, journal=journal).dry_run(blob_ids, goal)
     if campaign.kind is Kind.PLAN:
-        goal = planned_goal(campaign, keep_previous=runtime.keep_previous)
+        goal = goal_of(campaign, keep_previous=runtime.keep_previous, kinds={Kind.PLAN})
         if campaign.plan_of is Kind.REENCRYPT:
             measuring = Reencrypter(*means, journal=journal, measures=True)
             return lambda blob_ids: measuring.dry_run(blob_ids, goal)

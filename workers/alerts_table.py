@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from keywrap.config import ConfigError
+from keywrap.tables.common import read_table
 
 _LONGEST_URL = 2048
 
@@ -126,10 +127,7 @@ def read_alerts(value: object, folder: Path) -> Alerts:
     Raises:
         ConfigError: something is unknown, of another form, or a webhook names not one place.
     """
-    try:
-        table = msgspec.convert(value, Alerts)
-    except msgspec.ValidationError as error:
-        raise ConfigError("[alerts]", str(error)) from None
+    table = read_table("[alerts]", value, Alerts)
     for name, hook in table.webhooks.items():
         if bool(hook.url_file) == bool(hook.url_env) or "\0" in hook.url_file:
             raise ConfigError(

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from keywrap.config import ConfigError
 from keywrap.signing import PublicKey
+from keywrap.tables.common import read_table
 from ledger.approvals import Action
 
 _NEW_KEY = "rewrap approval-key --out FILE"
@@ -47,10 +48,7 @@ def read_approvals(value: object) -> Approvals:
     Raises:
         ConfigError: something is unknown, of another form, or contradicts the rest.
     """
-    try:
-        table = msgspec.convert(value, Approvals)
-    except msgspec.ValidationError as error:
-        raise ConfigError("[approvals]", str(error)) from None
+    table = read_table("[approvals]", value, Approvals)
     for name, key in table.people.items():
         try:
             PublicKey.parse(key)

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from keywrap.config import ConfigError
 from keywrap.signing import PublicKey
+from keywrap.tables.common import read_table
 
 _FOLDER = "audit"
 _NEW_KEY = "rewrap audit key --out FILE"
@@ -45,10 +46,7 @@ def read_audit(value: object, environ: Mapping[str, str], folder: Path, state_di
     Raises:
         ConfigError: something is unknown, of another form, or contradicts the rest.
     """
-    try:
-        table = msgspec.convert(value, Audit)
-    except msgspec.ValidationError as error:
-        raise ConfigError("[audit]", str(error)) from None
+    table = read_table("[audit]", value, Audit)
     directory = environ.get("REWRAP_AUDIT_DIRECTORY") or table.directory
     key_file = environ.get("REWRAP_AUDIT_PRIVATE_KEY_FILE") or table.private_key_file
     if "\0" in directory:

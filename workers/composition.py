@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -106,7 +106,6 @@ def _pacing(settings: Settings, keys: KeyRing) -> runtime.Pacing:
 def compose(
     settings: Settings,
     stopping: Callable[[], bool],
-    environ: Mapping[str, str] = os.environ,
     meter: Meter = UNMETERED,
 ) -> Runtime:
     """Make what the tasks of this process use. Call it after the fork, once a process.
@@ -115,7 +114,7 @@ def compose(
         ConfigError: a setting or secret is missing or wrong.
         StoreUnavailableError: the store is not there.
     """
-    keys = open_keys(settings.keywrap, environ, queues=settings.workers.queues)
+    keys = open_keys(settings.keywrap, os.environ, queues=settings.workers.queues)
     _measure(keys, meter)
     return Runtime(
         ledger=ledger_of(settings),

@@ -12,12 +12,11 @@ _ANSWER_S = 2.0
 """A worker answers from its main process, which does no work, within milliseconds."""
 
 
-def served_queues(broker_url: str, timeout_s: float = _ANSWER_S) -> Mapping[str, list[str]]:
+def served_queues(broker_url: str) -> Mapping[str, list[str]]:
     """Ask every worker for the queues that it takes shards from.
 
     Args:
         broker_url: where the broker is, as kombu takes it.
-        timeout_s: how long answers are waited for.
 
     Returns:
         By queue, the names of the workers that answered.
@@ -27,7 +26,7 @@ def served_queues(broker_url: str, timeout_s: float = _ANSWER_S) -> Mapping[str,
     """
     app = make_app(broker_url)
     try:
-        answers = app.control.inspect(timeout=timeout_s).active_queues() or {}
+        answers = app.control.inspect(timeout=_ANSWER_S).active_queues() or {}
     except (OperationalError, OSError) as error:
         raise BrokerUnavailableError(str(error)) from error
     finally:

@@ -17,6 +17,7 @@ from keywrap.keys import KeyVersion
 from keywrap.kms import KmsError
 from keywrap.metering import OUTCOMES, CountedWraps, Meter, outcome_of
 from ledger.states import Kind, ShardKind
+from tasks import metering
 
 _Item = TypeVar("_Item")
 
@@ -54,7 +55,7 @@ def use_files() -> None:
     values.ValueClass = values.MultiProcessValue(lambda: _slot)  # type: ignore[no-untyped-call]
 
 
-class WorkerMeter:
+class WorkerMeter(metering.Meter):
     """Counts what tasks do; see `tasks.metering.Meter`. Made before the pool forks."""
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from keywrap.config import ConfigError, KeywrapConfig
+from keywrap.tables.common import read_table
 
 
 class KeyPace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,10 +47,7 @@ def read_pace(value: object, config: KeywrapConfig) -> Pace:
     Raises:
         ConfigError: something is unknown, of another form, or a KEK is not listed.
     """
-    try:
-        table = msgspec.convert(value, Pace)
-    except msgspec.ValidationError as error:
-        raise ConfigError("[pace]", str(error)) from None
+    table = read_table("[pace]", value, Pace)
     for key in table.keys:
         if not config.keys.lists(key):
             raise ConfigError(f'[pace.keys."{key}"]', "[keys] lists no such key")

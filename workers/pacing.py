@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -114,20 +114,12 @@ class Bucket:
         lend: lends tokens of it.
         name: of the bucket.
         ceiling: the most tokens a second.
-        clock: the monotonic clock.
     """
 
-    def __init__(
-        self,
-        lend: Lender,
-        name: str,
-        ceiling: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, lend: Lender, name: str, ceiling: float) -> None:
         self.ceiling = ceiling
         self._lend = lend
         self.name = name
-        self._clock = clock
         self._lock = threading.Lock()
         self._stock = 0
         self._good_until = 0.0
@@ -149,7 +141,7 @@ class Bucket:
         """Lower the rate for every process."""
         with self._lock:
             self._stock = 0
-            if self._clock() >= self._away_until:
+            if time.monotonic() >= self._away_until:
                 self._ask(0, cut=True)
             else:
                 self._rate = max(0.7 * self._rate, self.ceiling / 50)
@@ -161,7 +153,7 @@ class Bucket:
 
     def _try(self) -> float | None:
         """Take a token, or return how long to wait for one, in seconds."""
-        now = self._clock()
+        now = time.monotonic()
         if self._stock > 0 and now < self._good_until:
             self._stock -= 1
             return None
@@ -187,8 +179,8 @@ class Bucket:
                     type(error).__name__,
                     extra={"event": "pace_alone"},
                 )
-                self._alone_at = self._clock()
-            self._away_until = self._clock() + _AGAIN_S
+                self._alone_at = time.monotonic()
+            self._away_until = time.monotonic() + _AGAIN_S
             return -1, 0.0
         if self._alone_at is not None:
             logger.info("pace of %s: Redis is back", self.name, extra={"event": "pace_back"})

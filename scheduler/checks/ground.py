@@ -27,17 +27,13 @@ class Ground:
     Args:
         desk: the configuration and the connections.
         sample: how many blobs to open.
-        environ: where secrets are looked for.
 
     Raises:
         ConfigError: the configuration cannot be read.
     """
 
-    def __init__(
-        self, desk: Desk, sample: int = SAMPLE, environ: Mapping[str, str] = os.environ
-    ) -> None:
+    def __init__(self, desk: Desk, sample: int) -> None:
         self.sample = sample
-        self.environ = environ
         self.settings: Settings = desk.settings
         self.ledger: Needed[Ledger] = Needed("the ledger", lambda: desk.ledger)
         self.broker: Needed[str | None] = Needed("the broker", self._greet)
@@ -48,9 +44,9 @@ class Ground:
 
     def provider(self, key: str) -> Needed[KeyProvider]:
         """Return the provider of a listed KEK, by its URI without version."""
-        config, environ = self.settings.keywrap, self.environ
+        config = self.settings.keywrap
         return self._providers.setdefault(
-            key, Needed(f"the secret of {key}", lambda: open_key(config, key, environ))
+            key, Needed(f"the secret of {key}", lambda: open_key(config, key, os.environ))
         )
 
     def elsewhere(self, queue: str) -> str:
@@ -97,7 +93,7 @@ class Ground:
 
     def _open_keys(self) -> KeyRing:
         served = self.settings.workers.queues
-        return open_keys(self.settings.keywrap, self.environ, queues=served)
+        return open_keys(self.settings.keywrap, os.environ, queues=served)
 
     def missing_secrets(self) -> list[ConfigError]:
         """Look for each secret that keys and store name, and return what is wrong with them."""

@@ -23,7 +23,8 @@ from scheduler.checks.check import (
     warned,
 )
 from scheduler.checks.ground import Ground
-from scheduler.showing import plain
+from workers.composition import queues_of
+from workers.plaintext import plain
 from workers.settings import Settings
 
 MAX_SKEW = timedelta(seconds=5)
@@ -147,11 +148,7 @@ def _scheduler(ground: Ground) -> Finding:
 
 def needed_queues(ground: Ground) -> list[str]:
     """Return the queues that need a worker: the default one, and those that keys are bound to."""
-    keys = ground.settings.keywrap.keys
-    named = {table.queue for table in keys.dpapi.values()}
-    named |= {table.queue for table in keys.env.values()}
-    named.add(ground.settings.gates.verify_queue)
-    return [QUEUE, *sorted(named - {"", QUEUE})]
+    return [QUEUE, *sorted(queues_of(ground.settings) - {QUEUE})]
 
 
 def _queue(ground: Ground, queue: str) -> Finding:

@@ -10,7 +10,7 @@ from ledger import approvals
 from ledger.approvals import Action, Approval
 from scheduler import showing, statements
 from scheduler.approving import KEY_FILE, Person, person
-from scheduler.commands.keys import new_signing_key
+from scheduler.commands.keys import new_key_file, new_signing_key
 from scheduler.commands.reading import CAMPAIGN_ID, as_json
 from scheduler.commands.starting import confirm, yes
 from scheduler.desk import DONE, REFUSED, USAGE, Desk, DeskError
@@ -22,7 +22,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("approval-key")
-@click.option("--out", type=_FILE, required=True, metavar="FILE", help="The private key.")
+@new_key_file
 def approval_key(out: Path) -> None:
     """Make the key with which you ask for and approve what needs two people.
 

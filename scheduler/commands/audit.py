@@ -15,7 +15,7 @@ from keywrap.signing import SigningKey
 from keywrap.trailfaults import Fault
 from ledger import audit as chain
 from scheduler import headkeeper, showing, trail
-from scheduler.commands.keys import new_signing_key
+from scheduler.commands.keys import new_key_file, new_signing_key
 from scheduler.commands.reading import CAMPAIGN_ID, as_json
 from scheduler.desk import DONE, EXCEPTIONS, UNREACHABLE, USAGE, Desk, DeskError
 from scheduler.trail import Verdict
@@ -239,13 +239,7 @@ def head(desk: Desk, *, as_json: bool) -> None:
 
 
 @audit.command("key")
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
-    metavar="FILE",
-    help="Where the private key goes; never overwritten.",
-)
+@new_key_file
 def new_key(out: Path) -> None:
     """Make the key pair that signs where the audit chain ends.
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
+from keywrap import newfile
 from keywrap.certificate import CertificateError, digest, signed, verified
 from keywrap.signing import PublicKey, SigningKey
 from scheduler import certificate_page, showing
 from scheduler.certifying import record_of
-from scheduler.commands.keys import new_signing_key
+from scheduler.commands.keys import new_key_file, new_signing_key
 from scheduler.commands.reading import CAMPAIGN_ID, as_json
 from scheduler.desk import DONE, EXCEPTIONS, REFUSED, UNREACHABLE, USAGE, Desk, DeskError
 
@@ -21,7 +22,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("certificate-key")
-@click.option("--out", type=_FILE, required=True, metavar="FILE", help="The private key.")
+@new_key_file
 def certificate_key(out: Path) -> None:
     """Make the key that signs certificates, and print the table for the configuration.
 
@@ -188,21 +189,16 @@ def _write(path: Path, data: bytes, besides: str = "") -> None:
         DeskError: it is there by now, or cannot be written.
     """
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        newfile.create(path, data)
     except FileExistsError:
         raise _already_there(path, besides) from None
     except OSError as error:
-        raise _not_writable(path, error, besides) from error
-    try:
-        with os.fdopen(file, "wb") as output:
-            output.write(data)
-            output.flush()
-            os.fsync(output.fileno())
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _not_writable(path, error, besides) from error
-        raise
+        raise DeskError(
+            f"{path} cannot be written, and no part of it was left: {error.strerror}{besides}",
+            exit_code=UNREACHABLE,
+            reason_code="file_not_writable",
+            next_command="name a file in a folder with room that you may write to",
+        ) from error
 
 
 def _already_there(path: Path, besides: str = "") -> DeskError:
@@ -211,13 +207,4 @@ def _already_there(path: Path, besides: str = "") -> DeskError:
         exit_code=REFUSED,
         reason_code="already_there",
         next_command="name another file",
-    )
-
-
-def _not_writable(path: Path, error: OSError, besides: str) -> DeskError:
-    return DeskError(
-        f"{path} cannot be written, and no part of it was left: {error.strerror}{besides}",
-        exit_code=UNREACHABLE,
-        reason_code="file_not_writable",
-        next_command="name a file in a folder with room that you may write to",
     )

@@ -123,14 +123,17 @@ def new_signing_key(path: Path, otherwise: str) -> SigningKey:
         ) from error
 
 
-@click.command("control-key")
-@click.option(
+new_key_file = click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
     metavar="FILE",
     help="Where the private key goes; never overwritten.",
 )
+
+
+@click.command("control-key")
+@new_key_file
 def control_key(out: Path) -> None:
     """Make the key pair that signs the control file of a store.
 

@@ -67,7 +67,7 @@ def _targets(keys: KeysConfig, vendor: str, role: Role, to: tuple[str, ...]) -> 
     if to and role is not Role.WORKER:
         raise click.UsageError("--to goes with --role worker")
     for key in to:
-        if not _is_listed(keys, vendor, key):
+        if key not in _listed(keys, vendor):
             listed = ", ".join(_listed(keys, vendor)) or "none"
             raise DeskError(
                 f"{key!a} is no listed key of {vendor}, without its version; "
@@ -77,10 +77,6 @@ def _targets(keys: KeysConfig, vendor: str, role: Role, to: tuple[str, ...]) -> 
                 next_command=f"rewrap policy {vendor} --role {role}",
             )
     return frozenset(to or ({keys.primary} if keys.primary else ()))
-
-
-def _is_listed(keys: KeysConfig, vendor: str, key: str) -> bool:
-    return key in _listed(keys, vendor)
 
 
 def _listed(keys: KeysConfig, vendor: str) -> list[str]:

@@ -1,7 +1,7 @@
 """`rewrap audit reconcile`: the key service's own log beside our trail."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from scheduler.commands.reading import as_json
 from scheduler.desk import DONE, EXCEPTIONS, USAGE, Desk, DeskError
 from scheduler.kmslogs import LogError, Logged, LoggedUse
 from scheduler.ownuses import OwnUse
-from scheduler.reconciling import Comparison, Span, compare
+from scheduler.reconciling import Comparison, Line, Span, compare
 
 _SHOWN = 20
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -195,7 +195,11 @@ def _within(uses: Iterable[OwnUse], found: _Logs, span: Span) -> list[OwnUse]:
 
 def _show(result: Comparison, span: Span, found: _Logs, faults: int) -> None:
     click.echo(f"the log covers {span.start:%Y-%m-%d %H:%M:%S} to {span.end:%Y-%m-%d %H:%M:%S} UTC")
-    showing.reconciliation(result)
+    rows = (
+        (f"{start:%Y-%m-%d %H:%M:%S}", key, operation, *(f"{n:,}" for n in astuple(line)))
+        for (start, key, operation), line in sorted(result.lines.items())
+    )
+    showing.table(("from", "key", "operation"), [f.name for f in fields(Line)], rows)
     for use in result.unknown[:_SHOWN]:
         blob = f" of {showing.plain(use.blob_id)}" if use.blob_id else ""
         click.echo(
@@ -229,11 +233,7 @@ def _document(result: Comparison, span: Span, found: _Logs, faults: int) -> dict
                 "window": start.isoformat(),
                 "key": key,
                 "operation": operation,
-                "ours": line.ours,
-                "logged": line.logged,
-                "unknown": line.unknown,
-                "unclaimed": line.unclaimed,
-                "unseen": line.unseen,
+                **asdict(line),
             }
             for (start, key, operation), line in sorted(result.lines.items())
         ],

@@ -12,13 +12,19 @@ from ledger.states import REWRAPPING, Kind
 from scheduler import showing
 from scheduler.commands.reading import as_json, say_silence
 from scheduler.commands.starting import prefix, prove, run_window, to
-from scheduler.desk import DONE, REFUSED, USAGE, Desk, DeskError, operator
+from scheduler.desk import REFUSED, USAGE, Desk, DeskError, operator
 from scheduler.proofs import Proof
 from scheduler.recurring import CronError, following, request_of
 from workers.windows import WindowError, zone_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _name = click.argument("name")
+
+
+def _new_name(_context: click.Context, _param: click.Parameter, name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise click.BadParameter("a name has letters, digits, `.`, `_` and `-`")
+    return name
 
 
 @click.group()
@@ -30,7 +36,7 @@ def schedule() -> None:
 
 
 @schedule.command()
-@_name
+@click.argument("name", callback=_new_name)
 @click.argument("kind", type=click.Choice([kind.value for kind in KINDS]))
 @click.option("--cron", required=True, metavar="C", help="Five fields of cron: '0 2 * * 6'.")
 @click.option("--zone", default="UTC", show_default=True, help="Of the IANA time zone database.")
@@ -54,7 +60,7 @@ def add(  # noqa: PLR0913 - one for each word of the command line
     sample: int | None,
     run_window: str | None,
     escrow: bool,
-) -> int:
+) -> None:
     """Add a recurring campaign; the scheduler opens it, with the KEK's version of that time.
 
     What was missed while no scheduler ran is made good by one campaign. While the campaign of the
@@ -62,8 +68,6 @@ def add(  # noqa: PLR0913 - one for each word of the command line
 
     Example: rewrap schedule add weekly rotate --cron '0 2 * * 6' --zone Europe/Berlin
     """
-    if not _NAME.fullmatch(name):
-        raise click.BadParameter("a name has letters, digits, `.`, `_` and `-`", param_hint="NAME")
     asked = Kind(kind)
     if sample is not None and asked is not Kind.VERIFY:
         raise click.UsageError("--sample is for verify")
@@ -96,7 +100,6 @@ def add(  # noqa: PLR0913 - one for each word of the command line
             )
     click.echo(f"schedule {name}: {kind}, first at {new.next_at:%Y-%m-%d %H:%M} UTC")
     click.echo("next: rewrap schedule list")
-    return DONE
 
 
 def _next(cron: str, zone: str, now: datetime) -> datetime:
@@ -112,7 +115,7 @@ def _next(cron: str, zone: str, now: datetime) -> datetime:
 @schedule.command("list")
 @as_json
 @click.pass_obj
-def listing(desk: Desk, *, as_json: bool) -> int:
+def listing(desk: Desk, *, as_json: bool) -> None:
     """List schedules: when each is due next, what the last came to, and why it waits.
 
     Example: rewrap schedule list
@@ -121,7 +124,7 @@ def listing(desk: Desk, *, as_json: bool) -> int:
         found = schedules.every(connection)
     if as_json:
         showing.document([_document(one) for one in found])
-        return DONE
+        return
     for one in found:
         when = "paused" if one.paused else f"next {one.next_at:%Y-%m-%d %H:%M} UTC"
         click.echo(f"{one.name}  {one.kind}  {one.cron} {one.zone}  {when}")
@@ -135,7 +138,6 @@ def listing(desk: Desk, *, as_json: bool) -> int:
         click.echo("no schedules yet\nnext: rewrap schedule add --help")
     else:
         say_silence(desk, "nobody opens what is due")
-    return DONE
 
 
 def _document(one: Schedule) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def _document(one: Schedule) -> dict[str, Any]:
 @schedule.command()
 @_name
 @click.pass_obj
-def pause(desk: Desk, name: str) -> int:
+def pause(desk: Desk, name: str) -> None:
     """Let a schedule open no campaign for now; one that is open goes on.
 
     Example: rewrap schedule pause weekly
@@ -170,13 +172,12 @@ def pause(desk: Desk, name: str) -> int:
     with desk.ledger.begin() as connection:
         schedules.pause(connection, name)
     click.echo(f"schedule {name} is paused\nnext: rewrap schedule resume {name}")
-    return DONE
 
 
 @schedule.command()
 @_name
 @click.pass_obj
-def resume(desk: Desk, name: str) -> int:
+def resume(desk: Desk, name: str) -> None:
     """Let a schedule go on, from its next time: nothing of the pause is made good.
 
     Example: rewrap schedule resume weekly
@@ -186,13 +187,12 @@ def resume(desk: Desk, name: str) -> int:
         next_at = _next(known.cron, known.zone, progress.now(connection))
         schedules.resume(connection, name, next_at)
     click.echo(f"schedule {name} goes on, next at {next_at:%Y-%m-%d %H:%M} UTC")
-    return DONE
 
 
 @schedule.command()
 @_name
 @click.pass_obj
-def remove(desk: Desk, name: str) -> int:
+def remove(desk: Desk, name: str) -> None:
     """Remove a schedule. Its campaigns stay as they are.
 
     Example: rewrap schedule remove weekly
@@ -201,7 +201,6 @@ def remove(desk: Desk, name: str) -> int:
     with desk.ledger.begin() as connection:
         schedules.remove(connection, name)
     click.echo(f"schedule {name} is removed")
-    return DONE
 
 
 def _known(desk: Desk, name: str) -> Schedule:

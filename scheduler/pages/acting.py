@@ -20,8 +20,8 @@ from ledger import requests
 from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableError
 from ledger.requests import Action, Asked, KeyUsedError, TooManyRequestsError, Verdict
 from scheduler.pages.source import AWAY
-from scheduler.showing import plain
 from scheduler.starts import Start
+from workers.plaintext import plain
 from workers.settings import Settings
 
 _T = TypeVar("_T")

@@ -15,7 +15,7 @@ from ledger.states import ShardKind, ShardState
 from scheduler.pages import words
 from scheduler.pages.reading import Document, Reader
 from scheduler.pages.source import Seen, Source
-from scheduler.showing import plain
+from workers.plaintext import plain
 from workers.settings import Settings
 
 _CENSUS_EVERY_S = 30.0

@@ -22,14 +22,7 @@ _TAB = """\
 
 
 class OverlayLoader(Loader):
-    """Finds our templates, then Flower's, and adds the tab to its bar.
-
-    Args:
-        flower: the folder of Flower's templates.
-    """
-
-    def __init__(self, flower: str) -> None:
-        super().__init__(flower)
+    """Finds our templates, then those of its folder, Flower's, and adds the tab to its bar."""
 
     def _create_template(self, name: str) -> Template:
         ours = TEMPLATES / name

@@ -16,8 +16,8 @@ from ledger.progress import WORK_OF, Progress
 from ledger.states import ShardKind, ShardState, State
 from scheduler import paces
 from scheduler.pages import words
-from scheduler.showing import plain
 from scheduler.status import Status, of_campaign
+from workers.plaintext import plain
 from workers.settings import Settings
 
 Document = dict[str, Any]

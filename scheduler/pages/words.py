@@ -7,8 +7,8 @@ from typing import Any
 from keywrap.rewrapping import Outcome
 from ledger.requests import Asked, Verdict
 from ledger.states import COUNTING, Kind, ShardKind, ShardState, State
-from scheduler.showing import plain
 from scheduler.status import Status
+from workers.plaintext import plain
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 

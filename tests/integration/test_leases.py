@@ -14,7 +14,7 @@ from ledger.connection import Ledger, LedgerUnavailableError
 from ledger.shards import Offer
 from ledger.states import Kind
 from tasks.leases import HandBackError, Work, under_lease
-from tasks.metering import Unmetered
+from tasks.metering import Meter
 from tasks.runtime import Counts
 from tests.nodes import until
 from tests.yards import Yard
@@ -22,7 +22,7 @@ from tests.yards import Yard
 LEASE_S = 0.3
 
 
-class Heard(Unmetered):
+class Heard(Meter):
     lost = 0
 
     def lease_lost(self) -> None:

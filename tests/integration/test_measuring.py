@@ -23,7 +23,7 @@ from ledger.states import Kind, ShardKind, State
 from scheduler.chainwatch import ChainWatch
 from scheduler.headkeeper import HeadKeeper
 from scheduler.measuring import Watcher
-from tasks.metering import Unmetered
+from tasks.metering import Meter
 from tests.nodes import until
 from tests.yards import Yard
 from workers.metrics_table import Metrics
@@ -32,7 +32,7 @@ from workers.settings import Settings
 Values = dict[str, dict[frozenset[tuple[str, str]], float]]
 
 
-class Heard(Unmetered):
+class Heard(Meter):
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()

@@ -10,22 +10,7 @@ from ledger.states import ShardKind
 from tasks import celery_tasks, runtime
 from tasks.runtime import Counts, Progress, Runtime
 
-SHELLS = {
-    ShardKind.INVENTORY: celery_tasks.inventory,
-    ShardKind.REWRAP: celery_tasks.rewrap,
-    ShardKind.STRAGGLERS: celery_tasks.stragglers,
-    ShardKind.VERIFY: celery_tasks.verify,
-    ShardKind.BACKUP: celery_tasks.backup,
-    ShardKind.MANIFEST: celery_tasks.manifest,
-}
-BODIES = {
-    ShardKind.INVENTORY: "inventory_shard",
-    ShardKind.REWRAP: "rewrap_shard",
-    ShardKind.STRAGGLERS: "straggler_shard",
-    ShardKind.VERIFY: "verify_shard",
-    ShardKind.BACKUP: "backup_shard",
-    ShardKind.MANIFEST: "manifest_shard",
-}
+SHELLS = celery_tasks.SHELLS
 
 Calls = list[tuple[ShardKind, UUID]]
 
@@ -50,8 +35,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
         return note
 
-    for kind, name in BODIES.items():
-        monkeypatch.setattr(celery_tasks, name, body(kind))
+    for kind in ShardKind:
+        monkeypatch.setitem(celery_tasks.WORK, kind, body(kind))
     runtime.install(object)
     return noted
 
@@ -131,28 +116,28 @@ def test_a_task_takes_one_argument_and_no_more(kind: ShardKind, calls: Calls) ->
 
 @pytest.mark.usefixtures("calls")
 def test_what_the_broker_sees_is_counts_and_percentages(events: list[dict[str, Any]]) -> None:
-    result = celery_tasks.rewrap.run(str(uuid4()))
+    result = SHELLS[ShardKind.REWRAP].run(str(uuid4()))
     assert all(type(k) is str and type(v) is int for k, v in result.items())
     assert json.loads(json.dumps(result)) == result
     assert events == [{"name": "task-progress", "result": "1/2 blobs (50%)"}]
 
 
 def test_progress_is_told_at_a_bounded_rate(events: list[dict[str, Any]]) -> None:
-    tell = celery_tasks._flower_progress(celery_tasks.rewrap)
+    tell = celery_tasks._flower_progress(SHELLS[ShardKind.REWRAP])
     for done in range(1000):
         tell(done, 1000)
     assert len(events) == 1
 
 
 def test_progress_of_nothing_is_all_of_it(events: list[dict[str, Any]]) -> None:
-    celery_tasks._flower_progress(celery_tasks.rewrap)(0, 0)
+    celery_tasks._flower_progress(SHELLS[ShardKind.REWRAP])(0, 0)
     assert events == [{"name": "task-progress", "result": "0/0 blobs (100%)"}]
 
 
 def test_a_task_outside_a_worker_says_that_it_has_no_runtime() -> None:
     runtime._make = runtime._made = None
     with pytest.raises(RuntimeError, match="rewrap worker"):
-        celery_tasks.rewrap.run(str(uuid4()))
+        SHELLS[ShardKind.REWRAP].run(str(uuid4()))
 
 
 def test_a_process_makes_its_runtime_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,9 +149,10 @@ def test_a_process_makes_its_runtime_once(monkeypatch: pytest.MonkeyPatch) -> No
 
     runtime.install(make)
     assert made == [], "not before it is needed: the pool forks first"
-    monkeypatch.setattr(celery_tasks, "rewrap_shard", lambda r, *_: {"same": int(r is made[0])})
+    work = {ShardKind.REWRAP: lambda r, *_: {"same": int(r is made[0])}}
+    monkeypatch.setattr(celery_tasks, "WORK", work)
     for _ in range(2):
-        assert celery_tasks.rewrap.run(str(uuid4())) == {"same": 1}
+        assert SHELLS[ShardKind.REWRAP].run(str(uuid4())) == {"same": 1}
     assert len(made) == 1
 
 

@@ -20,12 +20,12 @@ from keywrap.noted import unwrap_many, wrap_many
 from keywrap.providers.calls import Road
 from keywrap.providers.local import FIRST_BLOCK, LocalKeyProvider, create_key_file
 from ledger.states import ShardKind
-from tasks.metering import MeteredJournal, Unmetered
+from tasks.metering import Meter, MeteredJournal
 from tests.worlds import World
 from workers.meters import OTHER, WorkerMeter
 
 
-class Heard(Unmetered):
+class Heard(Meter):
     def __init__(self) -> None:
         self.uses: Counter[tuple[str, Operation, str]] = Counter()
 
