@@ -18,7 +18,7 @@ from scheduler.staging import Place, Staged
 from tests.nodes import Node, assert_balanced
 from tests.sites import Premises, campaign_in
 
-BLOBS = 150
+BLOBS = 60
 MORE = "[workers]\nlease_s = 3\nbatch = 50\n[scheduler]\ntick_s = 0.2\n[flower]\nport = {port}\n"
 SECRETS = ("BLOB_KEY", "BLOB_WRAP_KEY", "BAO_TOKEN", "AZURITE_KEY")
 
@@ -53,7 +53,7 @@ def node_on(
         staged = staging.stage(config, place, kek, {}, MORE.format(port=free_port()))
         secrets = {n: staged.environment[n] for n in SECRETS if n in staged.environment}
         site: Any = Premises(directory, config.read_text(), secrets)
-        nodes.append(Node(site))
+        nodes.append(Node(site, workers=1))
         nodes[-1].start()
         return nodes[-1], staged
 
