@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 
 from embedded import OpenBao, Postgres
 from embedded.launching import end_with_parent
+from ledger import progress
 from ledger.connection import Ledger, LedgerNotReadyError, LedgerUnavailableError
 from scheduler import status
+from tests import clusters
 from tests.roads import Road
 from tests.sites import Site, command
 
@@ -52,6 +55,7 @@ class Node:
         self._workers = workers
         self._up: subprocess.Popen[bytes] | None = None
         self._ledger: Ledger | None = None
+        self._resting: psutil.Process | None = None
 
     @property
     def up(self) -> "subprocess.Popen[bytes]":
@@ -60,6 +64,10 @@ class Node:
 
     def start(self) -> None:
         """Start it and wait until its scheduler and workers are ready."""
+        self._resting = None
+        if self._up is None:
+            self.site.state.mkdir(mode=0o700, exist_ok=True)
+            clusters.place(self.site.state / "postgres")
         names = ["scheduler", *(f"worker-{n}" for n in range(1, self._workers + 1))]
         seen = {name: len(self.log(name)) for name in names}
         with self.out.open("ab") as output:
@@ -77,9 +85,24 @@ class Node:
             until(lambda name=name: self._is_ready(name, seen[name]), f"{name} ready")
 
     def ensure_up(self) -> None:
-        """Start it unless it runs."""
+        """Start it unless it runs, and let it go on where it rests."""
         if self._up is None or self._up.poll() is not None:
             self.start()
+        elif self._resting is not None:
+            self._resting.resume()
+            self._resting = None
+            until(self._ticks, "the scheduler ticks")
+
+    def rest(self) -> None:
+        """Stop its scheduler until `ensure_up`: the ticks of a node that waits cost others time."""
+        if self._up is not None and self._up.poll() is None:
+            self._resting = self.process("scheduler")
+            self._resting.suspend()
+
+    def _ticks(self) -> bool:
+        with self.ledger.begin() as connection:
+            at = progress.last_beat(connection, "scheduler")
+            return at is not None and progress.now(connection) - at < timedelta(seconds=1)
 
     def _is_ready(self, name: str, offset: int) -> bool:
         assert self.up.poll() is None, self.out.read_text()
@@ -113,6 +136,7 @@ class Node:
         for process in processes_of(self.site.directory):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        shutil.rmtree(self.site.state / "postgres", ignore_errors=True)  # most of what it takes
 
     def process(self, name: str) -> psutil.Process:
         """Return a process of the node: `scheduler`, `worker-1`, `flower`, `redis`, `postgres`."""
@@ -163,7 +187,7 @@ class Node:
             return {}
 
         try:
-            return until(is_there, f"campaign {campaign_id} {state}", timeout_s)
+            return until(is_there, f"campaign {campaign_id} {state}", timeout_s, every_s=0.1)
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {self.document(campaign_id)}") from None
 
@@ -250,11 +274,17 @@ def _acceptance(new_site: Callable[..., Site], road: Road) -> Iterator[Node]:
     node.close()
 
 
-@pytest.fixture
-def acceptance(_acceptance: Node, road: Road) -> Iterator[Node]:
-    """The node that acceptance tests share: each uses blobs of its own folder, or the whole."""
-    _acceptance.ensure_up()
+@pytest.fixture(scope="module")
+def _acceptance_of_a_file(_acceptance: Node) -> Iterator[Node]:
     yield _acceptance
+    _acceptance.rest()
+
+
+@pytest.fixture
+def acceptance(_acceptance_of_a_file: Node, road: Road) -> Iterator[Node]:
+    """The node that acceptance tests share: each uses blobs of its own folder, or the whole."""
+    _acceptance_of_a_file.ensure_up()
+    yield _acceptance_of_a_file
     road.delay_s = 0.0
 
 
@@ -270,10 +300,16 @@ def _faulty(
     node.close()
 
 
-@pytest.fixture
-def faulty(_faulty: Node, road: Road) -> Iterator[Node]:
-    """The node that is killed, starved and blocked; whatever a test did to it is mended here."""
-    _faulty.ensure_up()
+@pytest.fixture(scope="module")
+def _faulty_of_a_file(_faulty: Node) -> Iterator[Node]:
     yield _faulty
+    _faulty.rest()
+
+
+@pytest.fixture
+def faulty(_faulty_of_a_file: Node, road: Road) -> Iterator[Node]:
+    """The node that is killed, starved and blocked; whatever a test did to it is mended here."""
+    _faulty_of_a_file.ensure_up()
+    yield _faulty_of_a_file
     road.delay_s = 0.0
     road.restore()

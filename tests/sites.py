@@ -144,8 +144,7 @@ class Premises:
 
     def rewrap(self, *arguments: str, timeout_s: float = 90, **environment: str) -> Ran:
         """Type a command, without a terminal, and wait for its end."""
-        environment = self.environment | environment
-        return Ran(*terminal().run(arguments, environment, self.directory, timeout_s))
+        return run(arguments, self.environment | environment, self.directory, timeout_s)
 
     def ask(self, *arguments: str) -> Any:
         """Type a reading command; return its JSON document."""
@@ -326,14 +325,5 @@ def campaign_in(out: str) -> int:
 def run(
     arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, timeout_s: float = 90
 ) -> Ran:
-    done = subprocess.run(
-        command(*arguments),
-        env=dict(environment),
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-    return Ran(done.returncode, done.stdout, done.stderr)
+    """Type a command, without a terminal, and wait for its end."""
+    return Ran(*terminal().run(arguments, environment, cwd, timeout_s))

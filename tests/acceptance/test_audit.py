@@ -20,7 +20,7 @@ def node(new_site: Callable[..., Site]) -> Iterator[Node]:
     made = site.rewrap("audit", "key", "--out", str(site.directory / "audit.key"))
     assert made.code == 0, made
     site.config.write_text(f"{site.config.read_text()}\n{made.out}\nhead_every_s = 1\n")
-    node = Node(site, workers=2)
+    node = Node(site, workers=1)
     node.start()
     yield node
     node.close()

@@ -51,7 +51,7 @@ def node(server_directory: Path, bao: AuditedBao) -> Iterator[Node]:
     bao.create_transit_key("reconcile-kek")
     site = Site(server_directory / "reconcile", bao, "reconcile-kek", batch=20)
     site.control(1)
-    node = Node(site, workers=2)
+    node = Node(site, workers=1)
     node.start()
     site.make(BLOBS)
     node.reach(site.campaign("migrate"), "complete")

@@ -53,7 +53,7 @@ def node_on(
         staged = staging.stage(config, place, kek, {}, MORE)
         secrets = {n: staged.environment[n] for n in SECRETS if n in staged.environment}
         site: Any = Premises(directory, config.read_text(), secrets)
-        nodes.append(Node(site))
+        nodes.append(Node(site, workers=1))
         nodes[-1].start()
         return nodes[-1], staged
 

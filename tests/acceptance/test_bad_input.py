@@ -90,7 +90,7 @@ NAMES: dict[str, str] = {
 @pytest.fixture(scope="module")
 def node(new_site: Callable[..., Site], road: Road) -> Iterator[Node]:
     """A node whose store has everything in it that can be wrong with a blob."""
-    node = Node(new_site("bad", address=road.address, legacy_default=""))
+    node = Node(new_site("bad", address=road.address, legacy_default=""), workers=1)
     yield node
     node.close()
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.nodes import Node, until
 from tests.roads import Road
-from tests.sites import Site, campaign_in
+from tests.sites import Site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="NO BROWSER TEST: no playwright")
 
@@ -67,6 +67,10 @@ class Window:
     def live(self) -> None:
         playwright.expect(self.page.locator("#rewrap-live")).to_have_text("Live", timeout=15_000)
 
+    @property
+    def theme(self) -> str:
+        return str(self.page.evaluate("document.documentElement.dataset.bsTheme"))
+
     def picture(self, name: str) -> None:
         if SCREENSHOTS:
             self.page.wait_for_timeout(800)  # bars glide
@@ -88,7 +92,7 @@ def node(new_site: Callable[..., Site], road: Road, openbao: Any) -> Iterator[No
     config = config.replace("[flower]\n", f'[flower]\nurl_prefix = "{PREFIX}"\nactions = true\n')
     config += f'\n[pace.keys."hcvault://transit/{site.kek}"]\nrequests_per_s = 400\n'
     site.config.write_text(config)
-    node = Node(site)
+    node = Node(site, workers=1)
     node.start()
     yield node
     node.close()
@@ -124,21 +128,17 @@ def test_an_operator_watches_a_campaign_opens_its_failures_pauses_and_resumes_it
     node: Node, window: Window, road: Road
 ) -> None:
     page = window.page
-    node.site.make(600, "w/")
+    node.site.make(400, "w/")
     spoil(node.site, "w")
     road.delay_s = 0.3
-    ran = node.site.rewrap("start", "migrate", "--prefix", "w/", "--yes")
-    campaign = campaign_in(ran.out)
+    campaign = node.site.campaign("migrate", "--prefix", "w/")
     row = f'tr[data-campaign="{campaign}"]'
     window.open("/campaigns")
-    assert theme(window) == "light"
+    assert window.theme == "light"
     window.expect(f"{row} [data-f=state]").to_have_text("running", timeout=60_000)
     first = watch(window, row)
     window.expect(f"{row} [data-f=pace]").to_contain_text(" of 400 requests/s")
     window.picture("flower-campaigns.png")
-    page.emulate_media(color_scheme="dark")
-    window.open("/campaigns")
-    assert theme(window) == "dark"
     page.click(f"{row} [data-link]")
     window.live()
     assert bar(window, "#rewrap-page") >= first
@@ -162,15 +162,13 @@ def test_an_operator_watches_a_campaign_opens_its_failures_pauses_and_resumes_it
     window.expect("[data-f=percent]").to_have_text("100.0%")
     window.expect("[data-f=next]").to_have_text(f"rewrap blobs {campaign} --outcome quarantined")
     window.expect("[data-action=pause]").to_be_hidden()
-    window.expect("svg.rewrap-plot polyline").to_be_visible()
     assert page.locator('[data-table="census"] tr').count() >= 3
+    page.emulate_media(color_scheme="dark")
+    for path in ("/campaigns", f"/campaigns/{campaign}"):
+        window.open(path)
+        assert window.theme == "dark"
+    window.expect("svg.rewrap-plot polyline").to_be_visible()
     window.picture("flower-campaign-dark.png")
-
-
-def theme(window: Window) -> str:
-    """Return which of Flower's themes is shown."""
-    shown: str = window.page.evaluate("document.documentElement.dataset.bsTheme")
-    return shown
 
 
 def watch(window: Window, row: str) -> float:

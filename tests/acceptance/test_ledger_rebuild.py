@@ -13,7 +13,7 @@ BLOBS = 200
 
 @pytest.fixture
 def node(new_site: Callable[..., Site]) -> Iterator[Node]:
-    node = Node(new_site("rebuild"))
+    node = Node(new_site("rebuild"), workers=1)
     node.start()
     yield node
     node.close()
@@ -27,7 +27,7 @@ def test_after_the_ledger_is_lost_an_operator_rebuilds_it_and_goes_on(node: Node
     assert migrated.code == 0, migrated
     refused = site.rewrap("ledger", "rebuild")
     assert (refused.code, "ledger_not_empty" in refused.err) == (4, True), refused
-    node.close()
+    node.kill_everything()
     shutil.rmtree(site.state / "postgres")
     node.start()
     assert site.ask("status") == []

@@ -129,6 +129,7 @@ def ask(node: Node, sound: Ran, postgres: Postgres) -> Callable[[Case], Ran]:
     """Ask about what is wrong in one case."""
     assert sound.code == 0
     site = node.site
+    empty = postgres.url_of(f"empty_{uuid.uuid4().hex[:8]}")
 
     def asked(case: Case) -> Ran:
         folder = site.directory / uuid.uuid4().hex
@@ -137,7 +138,6 @@ def ask(node: Node, sound: Ran, postgres: Postgres) -> Callable[[Case], Ran]:
         # The services are found below the state directory, which a configuration names.
         text = f'state_dir = "{site.state}"\n{site.config.read_text()}'
         config.write_text(case.edit(text))
-        empty = postgres.url_of(f"empty_{uuid.uuid4().hex[:8]}")
         changes = {name: empty if v == "EMPTY" else v for name, v in case.environment.items()}
         kept = dict(site.environment)
         try:

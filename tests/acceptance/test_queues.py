@@ -5,7 +5,6 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +77,11 @@ class Estate:
         self.node.close()
 
 
-_numbers = count()
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def estate(new_site: Callable[..., Site]) -> Iterator[Estate]:
-    estate = Estate(new_site(f"queues-{next(_numbers)}", batch=20))
+    """Its hosts get their master keys in the last test."""
+    estate = Estate(new_site("queues", batch=20))
+    estate.node.start()
     yield estate
     estate.close()
 
@@ -105,6 +103,29 @@ def _waits_for(estate: Estate, campaign: int, queue: str, *, pending: int) -> di
     return document
 
 
+def test_a_worker_refuses_to_start_for_a_queue_whose_keys_it_has_not(estate: Estate) -> None:
+    ran = estate.site.rewrap("worker", "--queues", "rewrap,dpapi-hostA")
+    assert ran.code == 2, ran
+    assert str(estate.ring("hostA")) in ran.err
+    assert "next: rewrap dpapi-ring --out" in ran.err
+
+
+@pytest.mark.parametrize("queues", ["rewrap,", "a b", "--pool=solo", ""])
+def test_a_worker_refuses_a_queue_that_is_none(estate: Estate, queues: str) -> None:
+    ran = estate.site.rewrap("worker", f"--queues={queues}")
+    assert ran.code == 2, ran
+    assert "[workers] (with queues from REWRAP_…)" in ran.err
+
+
+def test_a_worker_says_so_where_no_key_names_its_queue(estate: Estate) -> None:
+    with estate.site.start("worker", "--queues=dpapi-hosta") as worker:
+        assert worker.stderr is not None
+        lines = iter(worker.stderr.readline, "")
+        assert any("no table of [keys] names the queue 'dpapi-hosta'" in line for line in lines)
+        worker.terminate()
+        worker.communicate(timeout=30)
+
+
 def test_a_migration_goes_on_with_each_host_that_starts_the_worker_it_asks_for(
     estate: Estate,
 ) -> None:
@@ -112,7 +133,6 @@ def test_a_migration_goes_on_with_each_host_that_starts_the_worker_it_asks_for(
     of = {kind: [b for b in ids if b.startswith(kind)] for kind in ("dpapi-hostA", "dpapi-hostB")}
     assert all(len(blobs) == 20 for blobs in of.values())
     sealed = estate.site.fingerprint()
-    estate.node.start()
     campaign = estate.site.campaign("migrate")
 
     document = _waits_for(estate, campaign, "dpapi-hostA", pending=40)
@@ -140,26 +160,3 @@ def test_a_migration_goes_on_with_each_host_that_starts_the_worker_it_asks_for(
     ran = estate.site.rewrap("verify", "--sample", "500")
     assert ran.code == 0, ran
     assert "go to the queue" not in estate.node.log("worker-1"), "the scheduler cuts samples too"
-
-
-def test_a_worker_refuses_to_start_for_a_queue_whose_keys_it_has_not(estate: Estate) -> None:
-    estate.node.start()
-    ran = estate.site.rewrap("worker", "--queues", "rewrap,dpapi-hostA")
-    assert ran.code == 2, ran
-    assert str(estate.ring("hostA")) in ran.err
-    assert "next: rewrap dpapi-ring --out" in ran.err
-
-
-@pytest.mark.parametrize("queues", ["rewrap,", "a b", "--pool=solo", ""])
-def test_a_worker_refuses_a_queue_that_is_none(estate: Estate, queues: str) -> None:
-    ran = estate.site.rewrap("worker", f"--queues={queues}")
-    assert ran.code == 2, ran
-    assert "[workers] (with queues from REWRAP_…)" in ran.err
-
-
-def test_a_worker_says_so_where_no_key_names_its_queue(estate: Estate) -> None:
-    estate.node.start()
-    worker = estate.workers["mistyped"] = estate.site.start("worker", "--queues=dpapi-hosta")
-    assert worker.stderr is not None
-    lines = iter(worker.stderr.readline, "")
-    assert any("no table of [keys] names the queue 'dpapi-hosta'" in line for line in lines)

@@ -136,7 +136,7 @@ def allow_sweeps(node: Node) -> None:
     site.config.write_text(f"{site.config.read_text()}\n[reencrypt]\nsweep = true\n")
     with node.ledger.begin() as connection:
         connection.exec_driver_sql("UPDATE campaign SET finished_at = finished_at - interval '8 d'")
-    node.close()
+    node.kill_everything()
     node.start()  # the workers read the configuration anew
 
 

@@ -24,7 +24,7 @@ LATE = 60
 @pytest.fixture
 def node(new_site: Callable[..., Site], request: pytest.FixtureRequest) -> Iterator[Node]:
     site = new_site(f"drill-{request.node.name[5:13].replace('_', '-')}")
-    node = Node(site)
+    node = Node(site, workers=1)
     node.start()
     yield node
     node.close()

@@ -17,7 +17,7 @@ def test_a_second_inventory_reads_what_changed_and_a_report_names_what_a_listing
 ) -> None:
     with Cloud() as cloud:
         site = CloudSite(server_directory / "inventories", openbao, cloud.address, canary=0)
-        node = Node(site)
+        node = Node(site, workers=1)
         try:
             cloud.s3.create_bucket(site.bucket)
             site.make(BLOBS, "m/")

@@ -1,21 +1,12 @@
 """Windows, urgent campaigns, deadlines and schedules, typed on real services."""
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
 
 from tests.nodes import Node, until
-from tests.sites import Site, campaign_in
-
-
-@pytest.fixture(scope="module")
-def node(new_site: Callable[..., Site]) -> Iterator[Node]:
-    node = Node(new_site("when", batch=50), workers=1)
-    node.start()
-    yield node
-    node.close()
+from tests.sites import campaign_in
 
 
 def hours(*from_now: int) -> str:
@@ -26,11 +17,11 @@ def hours(*from_now: int) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_a_schedule_opens_a_campaign_at_its_time(node: Node) -> None:
-    site = node.site
+def test_a_schedule_opens_a_campaign_at_its_time(acceptance: Node) -> None:
+    site = acceptance.site
     added = site.rewrap("schedule", "add", "nightly", "inventory", "--cron", "0 3 * * *")
     assert (added.code, "first at" in added.out) == (0, True), added
-    with node.ledger.begin() as connection:  # nobody waits for the night
+    with acceptance.ledger.begin() as connection:  # nobody waits for the night
         connection.execute(text("UPDATE schedule SET next_at = now(), try_at = now()"))
 
     def opened() -> int | None:
@@ -39,14 +30,14 @@ def test_a_schedule_opens_a_campaign_at_its_time(node: Node) -> None:
         return last
 
     campaign = until(opened, "the first campaign of the schedule")
-    assert node.reach(campaign, "complete")["kind"] == "inventory"
+    assert acceptance.reach(campaign, "complete")["kind"] == "inventory"
     assert site.rewrap("schedule", "pause", "nightly").code == 0
     assert site.rewrap("schedule", "remove", "nightly").code == 0
 
 
 @pytest.mark.timeout(120)
-def test_one_outside_of_its_window_waits_and_an_urgent_one_passes_it(node: Node) -> None:
-    site = node.site
+def test_one_outside_of_its_window_waits_and_an_urgent_one_passes_it(acceptance: Node) -> None:
+    site = acceptance.site
     site.make(20, "slow/")
     ids = site.make(20, "now/")
     asked = site.rewrap(
@@ -66,7 +57,9 @@ def test_one_outside_of_its_window_waits_and_an_urgent_one_passes_it(node: Node)
     plain = site.rewrap("status", str(slow))
     assert "it goes on at" in plain.out.replace("\n", " ")
     assert site.rewrap("cancel", str(slow)).code == 0
-    assert "!rewrap" in node.log("worker-1"), "the worker takes urgent messages first"
+    assert "!rewrap" in acceptance.log("worker-1"), "the worker takes urgent messages first"
+    site.remove("slow")
+    site.remove("now")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +73,8 @@ def test_one_outside_of_its_window_waits_and_an_urgent_one_passes_it(node: Node)
         ("--break-glass", "no reason"),
     ],
 )
-def test_words_that_say_no_time_are_told(node: Node, words: tuple[str, ...]) -> None:
-    before = [document["campaign"] for document in node.site.ask("status")]
-    ran = node.site.rewrap("start", "migrate", *words, "--yes")
+def test_words_that_say_no_time_are_told(acceptance: Node, words: tuple[str, ...]) -> None:
+    before = [document["campaign"] for document in acceptance.site.ask("status")]
+    ran = acceptance.site.rewrap("start", "migrate", *words, "--yes")
     assert (ran.code, "Traceback" in ran.err) == (2, False), ran
-    assert [document["campaign"] for document in node.site.ask("status")] == before
+    assert [document["campaign"] for document in acceptance.site.ask("status")] == before

@@ -85,6 +85,8 @@ class TestMoto(AwsKmsConformance):
 
 
 class TestAwsKeyProviderBehindHttp(ProviderConformance):
+    items = 200
+
     @pytest.fixture(params=[kms_client, lean_client])
     def provider(self, strict: str, request: pytest.FixtureRequest) -> KeyProvider:
         return provider_at(strict, request.param)

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from keywrap.providers import calls
 from keywrap.tables.keys import read_keys
 from keywrap.testing import azure_vault_server, gcp_kms_server
 from keywrap.testing.server_process import ServerProcess
+from tests.forks import holds_in_fork
 from tests.kmschecks import CONTEXT, DATA_KEY
 
 GCP = "projects/my-project/locations/europe-west1/keyRings/blobs/cryptoKeys/blob-kek"
@@ -106,24 +106,7 @@ def test_a_child_of_a_process_that_asked_asks_for_itself(cloud: Cloud) -> None:
     provider = cloud.provider()
     wrapped = provider.wrap(DATA_KEY, CONTEXT)
     assert provider.unwrap(wrapped, CONTEXT) == DATA_KEY
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            code = 0 if provider.unwrap(wrapped, CONTEXT) == DATA_KEY else 1
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            break
-        time.sleep(0.02)
-    else:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-        pytest.fail("the child hangs")
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert holds_in_fork(lambda: provider.unwrap(wrapped, CONTEXT) == DATA_KEY)
     assert provider.unwrap(wrapped, CONTEXT) == DATA_KEY
 
 

@@ -19,6 +19,7 @@ from celery import Celery
 from redis import Redis as RedisClient
 
 from embedded import EmbeddedError, OpenBao, Postgres, Redis, wheels
+from tests import clusters
 
 ROOT = Path(__file__).resolve().parents[2]
 Server = Postgres | Redis | OpenBao
@@ -42,6 +43,13 @@ def place() -> Iterator[Path]:
 @pytest.fixture
 def long_place(place: Path) -> Path:
     return place / ("a long name with blanks, " * 4) / ("ü" * 60)
+
+
+def home(kind: type[Server], place: Path) -> Path:
+    """Return the directory of a server to be; PostgreSQL's files are there already."""
+    if kind is Postgres:
+        clusters.place(place / "s")
+    return place / "s"
 
 
 def pids_in(directory: Path) -> list[int]:
@@ -104,13 +112,13 @@ def test_nothing_runs_in_a_directory_that_was_never_used(kind: type[Server], pla
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_who_only_attaches_never_stops_the_server(kind: type[Server], place: Path) -> None:
-    owner = kind.start(place / "s")
-    attached = kind.running(place / "s")
-    started_again = kind.start(place / "s")
+    owner = kind.start(directory := home(kind, place))
+    attached = kind.running(directory)
+    started_again = kind.start(directory)
     assert attached is not None
     attached.stop()
     started_again.stop()
-    assert kind.running(place / "s") is not None
+    assert kind.running(directory) is not None
     owner.stop()
 
 
@@ -118,9 +126,9 @@ def test_who_only_attaches_never_stops_the_server(kind: type[Server], place: Pat
 def test_a_server_left_by_a_killed_process_is_taken_over_and_can_be_stopped(
     kind: type[Server], place: Path
 ) -> None:
-    start_and_die(kind, place / "s", supervised=False)
+    start_and_die(kind, directory := home(kind, place), supervised=False)
     left = pids_in(place)
-    server = kind.start(place / "s")
+    server = kind.start(directory)
     assert set(left) & set(pids_in(place))
     server.stop()
     assert not pids_in(place)
@@ -129,7 +137,7 @@ def test_a_server_left_by_a_killed_process_is_taken_over_and_can_be_stopped(
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of a parent's death")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_supervised_server_dies_with_its_killed_parent(kind: type[Server], place: Path) -> None:
-    start_and_die(kind, place / "s", supervised=True)
+    start_and_die(kind, home(kind, place), supervised=True)
     wait_until_gone(place)
 
 
@@ -137,12 +145,12 @@ def test_a_supervised_server_dies_with_its_killed_parent(kind: type[Server], pla
 def test_a_killed_server_is_started_again_at_the_same_address(
     kind: type[Server], place: Path
 ) -> None:
-    server = kind.start(place / "s")
+    server = kind.start(directory := home(kind, place))
     address = server.address if isinstance(server, OpenBao) else server.url
     pid = server._process.last_pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
-    again = kind.start(place / "s")
+    again = kind.start(directory)
     server.stop()
     again.stop()
     assert address == (again.address if isinstance(again, OpenBao) else again.url)
@@ -222,18 +230,18 @@ def test_postgres_cut_off_while_it_made_its_files_makes_them_anew(place: Path) -
 
 
 def test_postgres_trusts_no_recycled_pid_in_its_dead_servers_pid_file(place: Path) -> None:
-    server = Postgres.start(place / "pg")
+    server = Postgres.start(directory := home(Postgres, place))
     server.stop()
     # Our own pid stands for a stranger's process that got the dead server's number.
-    (place / "pg" / "postgres.lock").write_text(f"{os.getpid()}\n")
-    (place / "pg" / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
-    server = Postgres.start(place / "pg")
+    (directory / "postgres.lock").write_text(f"{os.getpid()}\n")
+    (directory / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    server = Postgres.start(directory)
     server.stop()
 
 
 def test_a_postgres_that_cannot_start_says_why(place: Path) -> None:
     with pytest.raises(EmbeddedError, match="no_such_setting"):
-        Postgres.start(place / "pg", settings={"no_such_setting": "1"})
+        Postgres.start(home(Postgres, place), settings={"no_such_setting": "1"})
 
 
 def test_what_redis_was_given_outlives_a_stop(place: Path) -> None:
@@ -285,7 +293,7 @@ def test_servers_see_nothing_of_our_environment(
 ) -> None:
     secret = secrets.token_hex(16)
     monkeypatch.setenv("BLOB_KEY", secret)
-    servers = [kind.start(place / kind.__name__) for kind in KINDS]
+    servers = [kind.start(home(kind, place / kind.__name__)) for kind in KINDS]
     for pid in pids_in(place):
         assert secret.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     for server in servers:

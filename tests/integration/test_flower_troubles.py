@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,8 @@ from keywrap.keys import KeyVersion
 from ledger import schema
 from ledger.connection import Ledger
 from ledger.states import Kind, State
-from tests.desks import Desk, desk_of
+from tests import clusters
+from tests.desks import desk_of
 from tests.flowers import Flower, until_document
 
 CAMPAIGNS, SHARDS = 50, 2000
@@ -31,21 +33,16 @@ def place(server_directory: Path) -> Path:
 @pytest.fixture
 def own(place: Path) -> Iterator[Postgres]:
     """A PostgreSQL that the test may stop."""
+    clusters.place(place)
     server = Postgres.start(place, supervised=True)
     yield server
     server.stop()
 
 
-def desk_in(server: Postgres) -> Desk:
-    ledger = Ledger(server.url_of("rewrap"))
-    schema.upgrade(ledger)
-    return desk_of(ledger)
-
-
 def test_pages_outlive_postgresql_with_the_last_good_data_and_recover_alone(
     tmp_path: Path, own: Postgres, redis_server: Any, place: Path
 ) -> None:
-    desk = desk_in(own)
+    desk = desk_of(Ledger(own.url_of("rewrap")))
     campaign = desk.campaign(Kind.VERIFY)
     with Flower(tmp_path, own.url_of("rewrap"), redis_server.url).running() as flower:
         paths = ("/campaigns", f"/campaigns/{campaign}")
@@ -81,7 +78,7 @@ def test_pages_outlive_postgresql_with_the_last_good_data_and_recover_alone(
 def test_flower_starts_without_postgresql_and_shows_campaigns_when_it_comes(
     tmp_path: Path, own: Postgres, redis_server: Any, place: Path
 ) -> None:
-    url = own.url_of("rewrap")
+    url = own.url_of("empty")
     own.stop()
     with Flower(tmp_path, url, redis_server.url).running() as flower:
         page = flower.get("/campaigns")
@@ -93,7 +90,8 @@ def test_flower_starts_without_postgresql_and_shows_campaigns_when_it_comes(
                 flower, "/campaigns.json", lambda d: "no ledger" in (d["trouble"] or "")
             )
             assert "rewrap scheduler" in with_none["trouble"]
-            desk = desk_in(back)
+            desk = desk_of(Ledger(url))
+            schema.upgrade(desk.ledger)
             desk.campaign(Kind.VERIFY)
             until_document(flower, "/campaigns.json", lambda d: d["campaigns"])
             desk.ledger.close()
@@ -104,7 +102,7 @@ def test_flower_starts_without_postgresql_and_shows_campaigns_when_it_comes(
 def test_a_postgresql_that_hangs_holds_up_no_page_of_flower(
     tmp_path: Path, own: Postgres, redis_server: Any, place: Path
 ) -> None:
-    desk = desk_in(own)
+    desk = desk_of(Ledger(own.url_of("rewrap")))
     campaign = desk.campaign(Kind.VERIFY)
     with Flower(tmp_path, own.url_of("rewrap"), redis_server.url).running() as flower:
         flower.document("/campaigns.json")
@@ -206,13 +204,13 @@ def test_with_100000_shards_and_50_campaigns_every_page_answers_within_300_ms(
         listed = flower.document("/campaigns.json")
         assert len(listed["campaigns"]) == CAMPAIGNS
         assert listed["shown"]["exceptions"] == f"{49 * SHARDS + SHARDS // 2:,}"
-        paths = ["/campaigns", "/campaigns.json", f"/campaigns/{CAMPAIGNS}", "/campaigns/1"]
-        paths += [f"/campaigns/{CAMPAIGNS}.json", f"/campaigns/{CAMPAIGNS}/shards?state=waiting"]
-        paths += [f"/campaigns/{CAMPAIGNS}/blobs?outcome=quarantined&reason=reason-3"]
-        for path in paths:
-            times = []
-            for _ in range(5):
-                time.sleep(1.05)  # each asks the ledger anew
-                times.append(seconds(flower, path))
-            assert median(times) < 0.3, (path, times)
+        newest = f"/campaigns/{CAMPAIGNS}"
+        pages = ["/campaigns", newest, "/campaigns/1", f"{newest}/shards?state=waiting"]
+        pages += [f"{newest}/blobs?outcome=quarantined&reason=reason-3"]
+        times = defaultdict[str, list[float]](list)
+        for paths in (pages, ["/campaigns.json", f"{newest}.json"]) * 5:
+            time.sleep(1.05)  # each asks the ledger anew
+            for path in paths:
+                times[path].append(seconds(flower, path))
+        assert {path: took for path, took in times.items() if median(took) >= 0.3} == {}
         assert flower.document(f"/campaigns/{CAMPAIGNS}.json")["percent"] == 50.0

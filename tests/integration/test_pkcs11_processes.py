@@ -2,13 +2,11 @@ import fcntl
 import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from keywrap.kms import DeniedError, UnavailableError
 from keywrap.providers import pkcs11_token
 from keywrap.providers.pkcs11 import Pkcs11KeyWrapProvider, Pkcs11Provider
 from keywrap.providers.pkcs11_token import TokenAddress
+from tests.forks import holds_in_fork
 from tests.hsms import CONTEXT, DATA_KEY, KINDS, HsmToken, make_key, with_key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,30 +170,14 @@ def test_a_forked_process_begins_anew_and_its_parent_goes_on(
     wrapped = either.wrap(DATA_KEY, CONTEXT)
     session = either._token.session()
 
-    def child() -> int:
+    def begins_anew() -> bool:
         opened = either.unwrap(wrapped, CONTEXT) == DATA_KEY
-        return 0 if opened and either._token.session() is not session else 1
+        return opened and either._token.session() is not session
 
-    assert forked(child) == 0
+    assert holds_in_fork(begins_anew)
     assert either.unwrap(wrapped, CONTEXT) == DATA_KEY
     assert either._token.session() is session
-    assert forked(lambda: forked(child)) == 0, "a grandchild too"
-
-
-def forked(act: Callable[[], int]) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(act())
-        finally:
-            os._exit(2)
-    until = time.monotonic() + 20
-    while (status := os.waitpid(child, os.WNOHANG)) == (0, 0):
-        if time.monotonic() > until:
-            os.kill(child, signal.SIGKILL)
-            until += 20
-        time.sleep(0.002)
-    return os.waitstatus_to_exitcode(status[1])
+    assert holds_in_fork(lambda: holds_in_fork(begins_anew)), "a grandchild too"
 
 
 @pytest.mark.timeout(60)
@@ -211,7 +194,7 @@ def test_a_fork_beside_busy_threads_leaves_no_locked_lock(either: Pkcs11Provider
         thread.start()
     try:
         for _ in range(30):
-            assert forked(lambda: 0 if either.unwrap(wrapped, CONTEXT) == DATA_KEY else 1) == 0
+            assert holds_in_fork(lambda: either.unwrap(wrapped, CONTEXT) == DATA_KEY)
     finally:
         stop.set()
         for thread in threads:

@@ -46,12 +46,16 @@ from tests.hsms import (
 
 
 class TestAesGcm(ProviderConformance):
+    items = 200
+
     @pytest.fixture
     def provider(self, hsm_token: HsmToken) -> KeyProvider:
         return with_key(hsm_token)
 
 
 class TestAesKw(ProviderConformance):
+    items = 200
+
     @pytest.fixture
     def provider(self, hsm_token: HsmToken) -> KeyProvider:
         return with_key(hsm_token, Pkcs11KeyWrapProvider)

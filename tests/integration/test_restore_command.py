@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from keywrap.backups.bundle import Kept, Manifest, PartEntry
 from keywrap.backups.opening import Bundle
 from keywrap.backups.vault import Vault
 from keywrap.tables.store import StoreConfig, open_store
-from tests.sites import Ran, command
+from tests.sites import Ran, run
 
 ELSEWHERE = "file:///elsewhere"
 
@@ -77,21 +76,15 @@ class Machine:
             "BLOB_KEY": secrets.token_hex(32),
             "LC_ALL": "C.UTF-8",
         }
-        done = subprocess.run(
-            [
-                *command("backup", "restore", "--from", place or self.backups.as_uri()),
-                *("--identity", str(self.folder / identity), *words),
-            ],
-            env=environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            stdin=subprocess.DEVNULL,
-            check=False,
+        where = (
+            "--from",
+            place or self.backups.as_uri(),
+            "--identity",
+            str(self.folder / identity),
         )
-        assert "Traceback" not in done.stderr, done
-        return Ran(done.returncode, done.stdout, done.stderr)
+        ran = run(["backup", "restore", *where, *words], environment, self.folder, 60)
+        assert "Traceback" not in ran.err, ran
+        return ran
 
 
 @pytest.fixture

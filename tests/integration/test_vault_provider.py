@@ -1,6 +1,5 @@
 import base64
 import json
-import os
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from keywrap.kms import (
 from keywrap.providers.vault import VaultTransitProvider, canonical_context, check_key_path
 from keywrap.providers.vault_connection import VaultServer, token_file
 from keywrap.testing.kms import ProviderConformance
+from tests.forks import holds_in_fork
 
 CONTEXT = {"blob_id": "tenants/7/invoice.pdf"}
 DATA_KEY = DataKey(bytes(range(32)))
@@ -344,14 +344,8 @@ def test_threads_share_a_provider(provider: VaultTransitProvider) -> None:
 
 def test_a_forked_process_connects_anew(provider: VaultTransitProvider) -> None:
     wrapped = provider.wrap(DATA_KEY, CONTEXT)
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(0 if provider.unwrap(wrapped, CONTEXT) == DATA_KEY else 1)
-        finally:
-            os._exit(2)
+    assert holds_in_fork(lambda: provider.unwrap(wrapped, CONTEXT) == DATA_KEY)
     assert provider.unwrap(wrapped, CONTEXT) == DATA_KEY
-    assert os.waitpid(child, 0)[1] == 0
 
 
 class OddServer:

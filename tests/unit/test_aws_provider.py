@@ -52,10 +52,9 @@ from keywrap.testing.aws_kms import Corruption, StrictKms
 from keywrap.testing.aws_kms_hook import attach
 from keywrap.testing.aws_kms_keys import KeyState
 from keywrap.testing.kms import ProviderConformance
+from tests.forks import holds_in_fork
+from tests.kmschecks import CONTEXT, DATA_KEY, SECRET
 
-CONTEXT = {"blob_id": "tenants/7/invoice.pdf"}
-SECRET = bytes(range(100, 132))
-DATA_KEY = DataKey(SECRET)
 MATERIAL = "ab" * 32
 
 
@@ -137,6 +136,8 @@ def hides_secrets(error: BaseException, *more: bytes) -> None:
 
 
 class TestAwsKeyProvider(ProviderConformance):
+    items = 200
+
     @pytest.fixture
     def world(self) -> World:
         return World()
@@ -861,30 +862,15 @@ class TestProcesses:
         # Held while the process forks, as another thread would: in the child, for ever.
         process = provider._connection._process.get()
         with process.lock, provider._history._lock.get():
-            child = os.fork()
-            if not child:
-                try:
-                    opened = provider.unwrap_many(items)
-                    sound = opened == [DATA_KEY] * 8 and world.clients[made:] == [os.getpid()]
-                    sound = sound and not provider.is_newer(MATERIAL, MATERIAL[::-1])
-                finally:
-                    os._exit(0 if sound else 1)
-        assert wait_for(child) == 0
+            assert holds_in_fork(
+                lambda: (
+                    provider.unwrap_many(items) == [DATA_KEY] * 8
+                    and world.clients[made:] == [os.getpid()]
+                    and not provider.is_newer(MATERIAL, MATERIAL[::-1])
+                )
+            )
         provider.unwrap_many(items)
         assert len(world.clients) == made
-
-
-def wait_for(child: int) -> int:
-    """Return a child's exit code; one that hangs is killed after ten seconds."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
-    return -9
 
 
 def test_nothing_logs_a_data_key_or_a_wrap_however_talkative_the_process_is(world: World) -> None:

@@ -102,6 +102,8 @@ def made(results: list[Any]) -> list[Any]:
 
 
 class TestGcpKeyProvider(ProviderConformance):
+    items = 200
+
     @pytest.fixture
     def provider(self, world: World) -> KeyProvider:
         self.world = world

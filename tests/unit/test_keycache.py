@@ -1,17 +1,16 @@
 import gc
 import os
-import signal
 import sys
 import threading
 import time
 import weakref
-from typing import Any
 
 import pytest
 
 from keywrap.datakey import DataKey
 from keywrap.keycache import KeyCache
 from keywrap.keys import KeyVersion, WrappedKey
+from tests.forks import holds_in_fork
 
 VERSION = KeyVersion("hcvault://memory/blob-kek", "1")
 CONTEXT = {"blob_id": "a"}
@@ -185,28 +184,5 @@ def test_a_forked_process_begins_empty_and_does_not_wait_for_its_parents_lock() 
     cache = KeyCache(10, 60, 100)
     cache.put(wrap(1), CONTEXT, DataKey.generate())
     with cache._lock:
-        child = os.fork()
-        if not child:
-            _exit_with(lambda: len(cache) == 0 and cache.get(wrap(1), CONTEXT) is None)
-    assert _exit_code(child) == 0
+        assert holds_in_fork(lambda: len(cache) == 0 and cache.get(wrap(1), CONTEXT) is None)
     assert cache.get(wrap(1), CONTEXT)
-
-
-def _exit_code(child: int) -> int:
-    ends = time.monotonic() + 20
-    while time.monotonic() < ends:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return -1
-
-
-def _exit_with(check: Any) -> None:
-    # A child of pytest must not go on as a second pytest, whatever happens.
-    try:
-        os._exit(0 if check() else 1)
-    finally:
-        os._exit(3)
