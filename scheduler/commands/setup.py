@@ -35,8 +35,8 @@ scheme = "direct"                    # it is itself the data key; aes-gcm, …: 
 
 # A Transit key of OpenBao or Vault; made with: bao write -f transit/keys/blob-kek derived=true
 [keys.vault."transit/blob-kek"]
-address = "https://bao.example.com:8200" # a trial's: http://127.0.0.1:8200
-token_file = "/run/secrets/bao-token"    # read again when refused; or token_env = "BAO_TOKEN"
+address = "http://127.0.0.1:8200"        # a trial's; others are https://
+token_env = "BAO_TOKEN"                  # or, read again when refused: token_file = "/run/secrets/…"
 
 # What applications obey (docs/application.md): `rewrap control-key --out FILE` prints this table.
 # [control]
