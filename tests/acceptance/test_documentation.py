@@ -296,7 +296,7 @@ def play(server_directory: Path) -> Iterator[Play]:
             office.close()
 
 
-@pytest.mark.timeout(900)  # on a machine that others use; alone it takes a minute in all
+@pytest.mark.timeout(900)  # on a machine that others use
 def test_the_readme_leads_to_a_migrated_and_rotated_folder_that_the_library_reads(
     play: Play,
 ) -> None:
