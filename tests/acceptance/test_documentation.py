@@ -296,6 +296,7 @@ def play(server_directory: Path) -> Iterator[Play]:
             office.close()
 
 
+@pytest.mark.timeout(900)  # on a machine that others use
 def test_the_readme_leads_to_a_migrated_and_rotated_folder_that_the_library_reads(
     play: Play,
 ) -> None:
@@ -310,6 +311,7 @@ def test_the_readme_leads_to_a_migrated_and_rotated_folder_that_the_library_read
     assert office.sidecar("invoice-7").exists()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", ORDER[1:])
 def test_a_page_is_typed_from_its_first_line_to_its_last(play: Play, page: str) -> None:
     play.play(page)
