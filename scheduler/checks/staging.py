@@ -32,9 +32,11 @@ _A_KEY = 3
 
 _INVENTORY = "rewrap inventory"
 _MEND = "check [keys] and the key services, then run it again"
+_VERIFY = "rewrap verify --all"
 _TABLES = (
     "mend encoding, scheme or secret of the key's table in [keys] (docs/keys.md; `rewrap "
-    "inventory` prints which schemes the lengths of the wraps allow), then run it again"
+    "inventory` prints which schemes the lengths of the wraps allow), then run it again; where the "
+    "table is right and some blobs are not: rewrap verify --all"
 )
 
 
@@ -72,7 +74,8 @@ def of_keys(ground: Ground, claims: Callable[[str], bool]) -> Finding:
     reader = open_reader(ground.settings.keywrap, threads=_THREADS)
     ids = [blob for blob, then in known if claims(then.key) and _wraps(reader, blob, then.key)]
     if ids:
-        return _opened(ground, ids)
+        # Sooner the table's fault than the blobs': an empty one opens with any key.
+        return _opened(ground, ids, _TABLES)
     said = f"whether it opens anything is not known: no blob of inventory {inventory.id}"
     step = "take its table out of [keys], unless a `previous` or a backup needs it yet"
     return warned("no_blob_of_key", f"{said} is wrapped by it now", step)
@@ -110,7 +113,7 @@ def _listed(ground: Ground) -> list[str]:
     return [blob.blob_id for blob in islice(found, ground.sample)]
 
 
-def _opened(ground: Ground, blob_ids: Sequence[str]) -> Finding:
+def _opened(ground: Ground, blob_ids: Sequence[str], mend: str = _VERIFY) -> Finding:
     config = ground.settings.keywrap
     with StoreThreads(_THREADS) as pool:
         reader = open_reader(config, threads=_THREADS)
@@ -118,11 +121,16 @@ def _opened(ground: Ground, blob_ids: Sequence[str]) -> Finding:
         report = verifier.verify(blob_ids)
     if report.interruption is not None:
         return of_error(report.interruption, _MEND)
-    return judged(report.results)
+    return judged(report.results, mend)
 
 
-def judged(results: Sequence[Result]) -> Finding:
-    """Say how many blobs of a sample open, and why the others do not."""
+def judged(results: Sequence[Result], mend: str = _VERIFY) -> Finding:
+    """Say how many blobs of a sample open, and why the others do not.
+
+    Args:
+        results: what opening them came to.
+        mend: the next step where some do not.
+    """
     elsewhere = sum(result.reason_code == "key_elsewhere" for result in results)
     gone = sum(result.outcome is Outcome.GONE for result in results)
     opened = sum(result.outcome is Outcome.CURRENT for result in results)
@@ -139,9 +147,7 @@ def judged(results: Sequence[Result]) -> Finding:
         codes = Counter(result.reason_code or result.outcome.value for result in bad)
         reasons = ", ".join(f"{count} {code}" for code, count in codes.most_common())
         first = f"{plain(bad[0].blob_id)}: {plain(bad[0].detail)}"
-        # Where none opens it is not the blobs' fault, and opening all of them would tell no more.
-        step = "rewrap verify --all" if opened else _TABLES
-        return failed("blobs_do_not_open", f"{said}; not: {reasons}; {first}", step)
+        return failed("blobs_do_not_open", f"{said}; not: {reasons}; {first}", mend)
     if not opened:
         return warned("nothing_opened", said, _INVENTORY)
     return passed(said)
