@@ -3,9 +3,10 @@
 `python -m keywrap.testing.aws_server --port 0 --bucket blobs` prints `READY http://127.0.0.1:PORT`
 once it listens. S3 is asked path-style (`/bucket/key`), KMS by `X-Amz-Target: TrentService.…`.
 `POST /_control` with a JSON object sets faults (those of `keywrap.testing.s3.Faults`), `latency_ms`
-by operation, `kms_quota` (requests a second), `kms_fail` (what the KMS's `Faults.fail_next` takes)
-and `kms_lose_replies`. `snapshot` keeps the objects of all buckets as they are, and `restore` puts
-those named back, and no others outside `.rewrap/`. `GET /_control` returns what was counted.
+by operation, `kms_quota` (requests a second), `kms_fail` (an error's `code`, and what else
+`ServiceFaults.fail_next` takes) and `kms_lose_replies`. `snapshot` keeps the objects of all buckets
+as they are, and `restore` puts those named back, and no others outside `.rewrap/`. `GET /_control`
+returns what was counted.
 
 It holds no secret of anybody else's and keeps nothing: no real data belongs here.
 """
@@ -76,7 +77,7 @@ class AwsService:
         if request.method == "POST":
             try:
                 self._set(json.loads(request.body))
-            except (ValueError, TypeError, AttributeError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 return HTTPStatus.BAD_REQUEST, _JSON, json.dumps({"error": str(error)}).encode()
         return HTTPStatus.OK, _JSON, json.dumps(self._counters()).encode()
 
@@ -87,7 +88,8 @@ class AwsService:
         if "kms_quota" in wishes:
             self.kms.faults.limit_rate(float(wishes.pop("kms_quota")))
         if "kms_fail" in wishes:
-            self.kms.faults.fail_next(**wishes.pop("kms_fail"))
+            failing = wishes.pop("kms_fail")
+            self.kms.faults.fail_next(failing.pop("code"), **failing)
         if "kms_lose_replies" in wishes:
             self.kms.faults.lose_next_reply(times=wishes.pop("kms_lose_replies"))
         if wishes.pop("snapshot", False):
