@@ -54,9 +54,10 @@ def parse(line: str) -> None:
         _, rest, _ = command.make_parser(context).parse_args(rest)
         if not isinstance(command, click.Group) or not rest:
             break
-        _, found, rest = command.resolve_command(context, rest)
-        assert found is not None
-        command = found
+        found = command.get_command(context, rest[0])
+        if found is None:
+            raise click.UsageError(f"there is no command {rest[0]!r}")
+        command, rest = found, rest[1:]
         context = click.Context(command, parent=context)
     if rest:
         raise click.UsageError(f"too much: {rest}")
