@@ -174,12 +174,11 @@ def _run(folder: Path, *command: str) -> None:
         done = subprocess.run(  # noqa: S603 - our own command line
             command, cwd=folder, capture_output=True, text=True, check=False, timeout=FETCH_S
         )
-        trouble = done.stderr.strip() if done.returncode else ""
-    except subprocess.TimeoutExpired:
-        trouble = f"no end within {FETCH_S:.0f} s"
-    else:
         if not done.returncode:
             return
+        trouble = done.stderr.strip()
+    except subprocess.TimeoutExpired:
+        trouble = f"no end within {FETCH_S:.0f} s"
     last = trouble.splitlines()[-1] if trouble else "no reason given"
     raise EmbeddedError(
         f"SoftHSM2 is not there, and `{command[0]}` could not fetch it: {last}. Install the package"

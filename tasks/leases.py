@@ -11,7 +11,7 @@ from uuid import UUID
 
 from structlog.contextvars import bind_contextvars
 
-from keywrap.journal import NO_JOURNAL, NoJournal, SegmentJournal
+from keywrap.journal import NO_JOURNAL, SegmentJournal
 from keywrap.segments import Source
 from keywrap.stores import StoreUnavailableError
 from ledger import campaigns, shards
@@ -107,14 +107,9 @@ class Work:
 
 
 def _journal(runtime: Runtime, lease: Lease) -> MeteredJournal:
-    return MeteredJournal(_trail(runtime, lease), runtime.meter)
-
-
-def _trail(runtime: Runtime, lease: Lease) -> SegmentJournal | NoJournal:
-    if runtime.audit is None:
-        return NO_JOURNAL
     source = Source(lease.campaign.id, lease.shard_no, lease.fence, runtime.owner)
-    return SegmentJournal(runtime.audit, source)
+    trail = SegmentJournal(runtime.audit, source) if runtime.audit else NO_JOURNAL
+    return MeteredJournal(trail, runtime.meter)
 
 
 def under_lease(

@@ -89,8 +89,8 @@ def preload() -> Any:
     from scheduler.__main__ import main  # noqa: PLC0415 - what is paid for once
     from scheduler.commands import rewrap  # noqa: PLC0415 - likewise
 
-    for name in rewrap.commands:
-        rewrap.resolve_command(click.Context(rewrap), [name])
+    for name in rewrap.list_commands(click.Context(rewrap)):
+        rewrap.get_command(click.Context(rewrap), name)
     for module in _LOADED_WHEN_USED:
         importlib.import_module(module)
     return main

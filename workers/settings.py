@@ -246,7 +246,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
         broker=_section("broker", Broker, table, environ),
         workers=_section("workers", Workers, table, environ),
         scheduler=_section("scheduler", Scheduler, table, environ),
-        flower=_section("flower", Flower, table, _without(environ, "REWRAP_FLOWER_ACTIONS")),
+        flower=_section("flower", Flower, table, {**environ, "REWRAP_FLOWER_ACTIONS": None}),
         audit=read_audit(table.pop("audit", {}), environ, file.resolve().parent, state_dir),
         gates=_section("gates", Gates, table, {}),
         backup=_backup(table),
@@ -266,7 +266,7 @@ def load(path: str | None = None, environ: Mapping[str, str] = os.environ) -> Se
 
 
 def _section(
-    name: str, kind: type[_Section], tables: dict[str, object], environ: Mapping[str, str]
+    name: str, kind: type[_Section], tables: dict[str, object], environ: Mapping[str, str | None]
 ) -> _Section:
     table = tables.pop(name, {})
     if not isinstance(table, dict):
@@ -283,10 +283,6 @@ def _section(
     except msgspec.ValidationError as error:
         from_environment = f" (with {', '.join(overrides)} from REWRAP_…)" if overrides else ""
         raise ConfigError(f"[{name}]{from_environment}", str(error)) from None
-
-
-def _without(environ: Mapping[str, str], safety_rule: str) -> dict[str, str]:
-    return {name: value for name, value in environ.items() if name != safety_rule}
 
 
 def _certificate(tables: dict[str, object]) -> Certificate:

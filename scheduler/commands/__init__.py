@@ -4,6 +4,7 @@ import os
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from keywrap import __version__
 from ledger import HEAD
@@ -88,20 +89,26 @@ _LINES = {
 
 
 class _Commands(click.Group):
-    """Commands whose modules are imported when they are run: to list or complete them needs none.
+    """Commands whose modules are imported when they are asked for: no process needs them all.
 
-    The group holds their names and lines only, from which click makes its lists.
+    As click's documentation has it ("Lazily Loading Subcommands"). What it holds besides are their
+    names and lines: to list or complete them nothing is imported.
     """
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name, listed, rest = super().resolve_command(ctx, args)
-        if listed is None or listed.name is None:
-            return name, None, rest
-        module = import_module(f"{__name__}.{_PLACES[listed.name]}")
-        command: click.Command = getattr(module, listed.name.replace("-", "_"))
-        return name, command, rest
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _PLACES:
+            return None
+        module = import_module(f"{__name__}.{_PLACES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        click.Group(self.name, self.commands).format_commands(ctx, formatter)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = [name for name in self.commands if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=_LINES[name]) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(

@@ -13,7 +13,7 @@ from keywrap.reading import QuarantineError
 from keywrap.rebinding import Rebinder
 from keywrap.stores import ChangedError, NotAnObjectError, NotFoundError, TooLargeError
 from scheduler.commands.starting import confirm, yes
-from scheduler.desk import DONE, REFUSED, Desk, DeskError
+from scheduler.desk import REFUSED, Desk, DeskError
 from scheduler.deskjournal import noting
 from scheduler.showing import plain
 
@@ -35,7 +35,7 @@ _REFUSALS = (
 @click.argument("blob_id", metavar="ID")
 @yes
 @click.pass_obj
-def rebind(desk: Desk, blob_id: str, *, yes: bool) -> int:
+def rebind(desk: Desk, blob_id: str, *, yes: bool) -> None:
     """Bind the wrap of a blob that was moved on purpose to where it lies now.
 
     ID is the blob at its new place, with its content and sidecar. Its data key must open that
@@ -60,7 +60,6 @@ def rebind(desk: Desk, blob_id: str, *, yes: bool) -> int:
     dropped = "; the wrap before it, bound to the old place, is dropped" if done.dropped else ""
     click.echo(f"{plain(done.blob_id)}: bound to its place, was {plain(done.old_id)}")
     click.echo(f"  wrapped by {done.key_version}{dropped}")
-    return DONE
 
 
 def _say(blob_id: str) -> None:

@@ -12,7 +12,7 @@ from ledger import HEAD, dropping, schema
 from scheduler import showing
 from scheduler.commands.reading import CAMPAIGN_ID, as_json, status_of
 from scheduler.commands.starting import confirm, yes
-from scheduler.desk import DONE, Desk
+from scheduler.desk import Desk
 from scheduler.rebuilding import Rebuilding
 from scheduler.rebuilding import rebuild as rebuild_ledger
 from scheduler.trail import folders_of
@@ -50,7 +50,7 @@ def migrate(desk: Desk) -> None:
 @click.argument("campaign", type=CAMPAIGN_ID)
 @yes
 @click.pass_obj
-def drop(desk: Desk, campaign: int, *, yes: bool) -> int:
+def drop(desk: Desk, campaign: int, *, yes: bool) -> None:
     """Drop the lists of a finished campaign: which blobs there were, and each one's outcome.
 
     Its counts, backups, approvals and audit events stay. Takes milliseconds, however many blobs
@@ -70,7 +70,6 @@ def drop(desk: Desk, campaign: int, *, yes: bool) -> int:
         dropping.drop_lists(connection, found, leaves_previous=leaves_previous)
     click.echo("dropped; its counts are still there")
     click.echo(f"next: rewrap status {found.id}")
-    return DONE
 
 
 @ledger.command()
@@ -84,7 +83,7 @@ def drop(desk: Desk, campaign: int, *, yes: bool) -> int:
 )
 @as_json
 @click.pass_obj
-def rebuild(desk: Desk, folders: tuple[Path, ...], *, as_json: bool) -> int:
+def rebuild(desk: Desk, folders: tuple[Path, ...], *, as_json: bool) -> None:
     """Fill an empty ledger from the store: the inventory, and what campaigns have left there.
 
     Put back a copy of PostgreSQL instead, if there is one: it knows more. Reads sidecars only,
@@ -102,11 +101,10 @@ def rebuild(desk: Desk, folders: tuple[Path, ...], *, as_json: bool) -> int:
     )
     if as_json:
         showing.document(_document(found))
-        return DONE
+        return
     showing.census(found.census)
     for line in _lines(found):
         click.echo(line)
-    return DONE
 
 
 def _document(found: Rebuilding) -> dict[str, object]:

@@ -88,23 +88,14 @@ def _group(subject: Subject) -> str:
 
 
 def _role(subject: Subject, hsm: str, name: str, actions: tuple[str, ...]) -> dict[str, Any]:
-    description = "Made by rewrap policy azure; assigned at what is listed only."
-    if hsm:
-        return {
-            "roleName": name,
-            "description": description,
-            "actions": [],
-            "notActions": [],
-            "dataActions": list(actions),
-            "notDataActions": [],
-        }
-    return {
-        "Name": name,
-        "IsCustom": True,
-        "Description": description,
-        "Actions": [],
-        "NotActions": [],
-        "DataActions": list(actions),
-        "NotDataActions": [],
-        "AssignableScopes": [_group(subject)],
+    role = {
+        "description": "Made by rewrap policy azure; assigned at what is listed only.",
+        "actions": [],
+        "notActions": [],
+        "dataActions": list(actions),
+        "notDataActions": [],
     }
+    if hsm:
+        return {"roleName": name, **role}
+    in_azure = {f"{field[0].upper()}{field[1:]}": value for field, value in role.items()}
+    return {"Name": name, "IsCustom": True, **in_azure, "AssignableScopes": [_group(subject)]}

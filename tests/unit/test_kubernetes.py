@@ -61,9 +61,9 @@ def parses(words: list[str]) -> None:
     command: click.Command = rewrap
     context = click.Context(rewrap, info_name="rewrap")
     while isinstance(command, click.Group):
-        _, found, words = command.resolve_command(context, words)
-        assert found is not None
-        command = found
+        found = command.get_command(context, words[0])
+        assert found is not None, words
+        command, words = found, words[1:]
         context = click.Context(command, parent=context, info_name=command.name)
     command.parse_args(context, list(words))
 

@@ -27,7 +27,7 @@ def _walk(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str, 
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
-            _, found, _ = command.resolve_command(context, [name])
+            found = command.get_command(context, name)
             assert found is not None, name
             yield from _walk(found, (*path, name))
 
