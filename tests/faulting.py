@@ -14,9 +14,9 @@ from tests.nodes import Node, assert_balanced, decided, until
 from tests.readers import Watch
 from tests.roads import Road
 
-BLOBS = 1500
-SLOW_S = 0.12
-"""Makes a batch of 20 blobs take 0.25 s, and a campaign of 1,500 some 10 s."""
+BLOBS = 750
+SLOW_S = 0.24
+"""Makes a batch of 20 blobs take 0.5 s, and a campaign of 750 some 10 s."""
 
 
 class Campaign:

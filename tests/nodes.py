@@ -295,7 +295,10 @@ def _faulty(
     token = server_directory / "faulty.token"
     token.write_text(openbao.token)
     options = {"address": road.address, "batch": 20, "token": f'token_file = "{token}"'}
-    node = Node(new_site("faulty", **options), workers=2)
+    site = new_site("faulty", **options)
+    # On a slow road the canary of 500 blobs would take as long as what is to be disturbed.
+    site.config.write_text(f"{site.config.read_text()}\n[gates]\ncanary = 20\n")
+    node = Node(site, workers=2)
     yield node
     node.close()
 

@@ -121,7 +121,7 @@ def leases(node: Node, campaign_id: int) -> list[tuple[str, float]]:
 def test_who_has_a_wrong_clock_neither_steals_nor_loses_nor_corrupts(
     faulty: Node, road: Road, library: Path
 ) -> None:
-    campaign = Campaign(faulty, road, "clocks", blobs=800)
+    campaign = Campaign(faulty, road, "clocks", blobs=400)
     with campaign.watch as watch, unsupervised(faulty), contextlib.ExitStack() as others:
         wrong = {
             name: others.enter_context(by_another_clock(faulty, name, off_s, library))

@@ -14,8 +14,8 @@ from tests.readers import Watch
 from tests.roads import Road
 from tests.writers import Writer
 
-BLOBS = 1200
-SLOW_S = 0.1
+BLOBS = 600
+SLOW_S = 0.2
 POLICY = """
 path "transit/*" { capabilities = ["create", "read", "update"] }
 """
@@ -169,7 +169,7 @@ def test_a_live_writer_loses_no_update_and_its_latest_content_always_opens(
     faulty: Node, road: Road, manner: str
 ) -> None:
     site = faulty.site
-    campaign = Refused(faulty, road, f"writer-{manner}", 600)
+    campaign = Refused(faulty, road, f"writer-{manner}", 300)
     kinds = "" if manner == "put" else "/adopter"
     written = [b for b in campaign.blob_ids if kinds in b][::5]
     still = [b for b in campaign.blob_ids if b not in written]
@@ -178,7 +178,7 @@ def test_a_live_writer_loses_no_update_and_its_latest_content_always_opens(
     with writer, reader:
         campaign.begin()
         before = writer.writes
-        road.delay_s = SLOW_S / 4
+        road.delay_s = SLOW_S / 2
         time.sleep(2.5)
         until(lambda: writer.writes > before + 20, "the writer goes on")
         writer.stop()
