@@ -36,7 +36,7 @@ scheme = "direct"                    # it is itself the data key; aes-gcm, …: 
 # A Transit key of OpenBao or Vault; made with: bao write -f transit/keys/blob-kek derived=true
 [keys.vault."transit/blob-kek"]
 address = "http://127.0.0.1:8200"        # a trial's; others are https://
-token_env = "BAO_TOKEN"                  # or, read again when refused: token_file = "/run/secrets/…"
+token_env = "BAO_TOKEN"                  # or token_file, read again when refused
 
 # What applications obey (docs/application.md): `rewrap control-key --out FILE` prints this table.
 # [control]
