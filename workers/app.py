@@ -1,11 +1,13 @@
 """The Celery app, and the life of a worker process."""
 
+import logging
 import os
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from billiard import current_process
 from celery import Celery
+from celery.apps import worker as celery_worker
 from celery.signals import (
     setup_logging,
     task_postrun,
@@ -13,6 +15,7 @@ from celery.signals import (
     worker_init,
     worker_process_init,
     worker_process_shutdown,
+    worker_shutdown,
     worker_shutting_down,
 )
 from structlog.contextvars import bind_contextvars, clear_contextvars
@@ -22,6 +25,8 @@ from workers import counting, logs, tracing
 from workers.celery_settings import SETTINGS
 from workers.composition import compose
 from workers.settings import load
+
+logger = logging.getLogger(__name__)
 
 # Shared with the pool's processes, which are forked later. Raw: a process that is killed while it
 # reads can then leave no lock behind.
@@ -45,7 +50,17 @@ app = make_app(os.environ.get("REWRAP_BROKER_URL", ""))
 @worker_init.connect
 def _count(**_: Any) -> None:  # noqa: ANN401
     _log()  # Celery sets logging up later
+    celery_worker.safe_say = _say_nothing
     counting.begin(load())
+
+
+def _say_nothing(*_: object) -> None:
+    """Stand in for what Celery writes at a signal, past its log: lines that are no JSON."""
+
+
+@worker_shutdown.connect
+def _note_end(**_: Any) -> None:  # noqa: ANN401
+    logger.info("worker ends", extra={"event": "worker_ending"})
 
 
 @worker_process_init.connect

@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import re
 import signal
@@ -109,6 +110,8 @@ def test_ctrl_c_in_mid_campaign_ends_everything_and_the_next_up_goes_on(
     assert [f for f in files if locks.is_held(f)] == []
     killed = [line for line in acceptance.out.read_text().splitlines() if "killed" in line]
     assert killed == [], {name: acceptance.log(name)[-2000:] for name in SERVICES}
+    for name in SERVICES:
+        assert [json.loads(line)["service"] for line in acceptance.log(name).splitlines()], name
     assert site.wrong(ids) == []
     road.delay_s = 0.0
     acceptance.ensure_up()
