@@ -94,7 +94,13 @@ def _names(connection: psycopg.Connection, query: LiteralString) -> list[sql.Ide
 
 def _schema_of(connection: psycopg.Connection) -> str:
     (found,) = connection.execute(_SCHEMA).fetchone() or ("",)
-    return str(found)
+    try:
+        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or (
+            "",
+        )
+    except psycopg.errors.UndefinedTable:
+        applied = None
+    return f"{found} {applied}"
 
 
 def clone(postgres: Postgres, name: str) -> None:

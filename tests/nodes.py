@@ -101,7 +101,7 @@ class Node:
 
     def _ticks(self) -> bool:
         with self.ledger.begin() as connection:
-            at = progress.last_beat(connection, "scheduler")
+            at = progress.last_beat(connection)
             return at is not None and progress.now(connection) - at < timedelta(seconds=1)
 
     def _is_ready(self, name: str, offset: int) -> bool:

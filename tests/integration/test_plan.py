@@ -229,7 +229,7 @@ def test_an_edited_shard_makes_no_plan_write(yard: Yard, kind: ShardKind, state:
     (offer,) = [o for o in yard.sent if o.kind is ShardKind.VERIFY]
     edited = Offer(offer.shard_id, kind, offer.queue, plan, offer.shard_no)
     assert claimable(yard, edited), "or this test shows nothing"
-    with pytest.raises(ValueError, match="moves nothing"):
+    with pytest.raises(ValueError, match="wants nothing of these blobs"):
         yard.run_task(kind, edited.shard_id)
 
     def work(offer: Offer) -> None:
