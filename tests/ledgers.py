@@ -95,9 +95,7 @@ def _names(connection: psycopg.Connection, query: LiteralString) -> list[sql.Ide
 def _schema_of(connection: psycopg.Connection) -> str:
     (found,) = connection.execute(_SCHEMA).fetchone() or ("",)
     try:
-        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone() or (
-            "",
-        )
+        applied = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     except psycopg.errors.UndefinedTable:
         applied = None
     return f"{found} {applied}"
