@@ -290,7 +290,7 @@ def test_a_ledger_that_hangs_is_told_and_ctrl_c_still_ends_the_watch(room: Room)
         with room.frozen():
             screen.await_text("the ledger has not answered yet; what is shown is")
             screen.await_text("62% 62 of 100")
-            assert screen.interrupt() == 0
+            assert screen.interrupt() == 0, screen.raw[-3000:]
     assert "Traceback" not in screen.raw
 
 
