@@ -127,8 +127,8 @@ def vault_of(runtime: Runtime) -> Vault:
     """
     if runtime.vault is None:
         raise BackupUnavailableError(
-            "the configuration of this worker names no [backup] recipients: nothing is moved "
-            "before its wraps are backed up",
+            "this worker was started without [backup] recipients, and nothing is moved before its "
+            "wraps are backed up: start the workers again once the configuration names some",
             NOT_CONFIGURED,
         )
     return runtime.vault
