@@ -27,6 +27,7 @@ from keywrap.datakey import DataKey
 from keywrap.stream_v1 import StreamV1
 
 __all__ = [
+    "CONTENT_FORMATS",
     "NEW_CONTENT",
     "READ_BYTES",
     "TAG_BYTES",
@@ -191,6 +192,9 @@ _FORMATS: dict[str, ContentFormat] = {
     "gcm-v1": GcmV1(),
     "records-v1": RecordsV1(),
 }
+
+CONTENT_FORMATS = tuple(_FORMATS)
+"""The names of all content formats."""
 
 
 def content_format(name: str) -> ContentFormat:

@@ -22,6 +22,20 @@ def newest_finished(
     )
 
 
+def newest_plan(connection: Connection, plan_of: Kind, store: str, prefix: str) -> Campaign | None:
+    """Return the newest plan of a campaign over just these blobs that ran to its end."""
+    found = campaigns.select(
+        connection,
+        "WHERE kind = 'plan' AND plan_of = :plan_of AND store = :store AND prefix = :prefix"
+        " AND state IN ('complete', 'complete_with_exceptions') AND lists_dropped_at IS NULL"
+        " ORDER BY id DESC LIMIT 1",
+        plan_of=plan_of,
+        store=store,
+        prefix=prefix,
+    )
+    return next(iter(found), None)
+
+
 def newest_inventory(connection: Connection, store: str, prefix: str) -> int | None:
     """Return the newest finished inventory of a store in which all blobs of a prefix are.
 

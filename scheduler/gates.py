@@ -58,8 +58,9 @@ def of_run(done: Progress, gates: Gates) -> Stop | None:
         return Stop(
             "nothing_opens",
             f"{counts[Outcome.QUARANTINED]} blobs are quarantined and not one opened: "
-            "is a legacy key wrong? Nothing was changed. Mend it and restart the workers; resume "
-            "goes on, and `rewrap retry --quarantined` takes these up again",
+            "is a legacy key wrong, or legacy_content in [store]? Nothing was changed. Mend it and "
+            "restart the workers; resume goes on, and `rewrap retry --quarantined` takes these up "
+            "again",
         )
     limits = {
         Outcome.QUARANTINED: gates.quarantined_percent,

@@ -45,6 +45,8 @@ def _sample(report: Report) -> Iterator[str]:
     yield f"  sample {done.decided:,} of {pool:,} taken up to the write: {counted}"
     for (outcome, code), blobs in report.status.failures.items():
         yield f"           {blobs:,} {outcome} [{plain(code)}]"
+    if report.mismatch:
+        yield f"  wrong  {report.mismatch}"
     bound = report.upper_bound
     if bound:
         yield (

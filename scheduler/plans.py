@@ -1,14 +1,14 @@
 """The report of a plan: what it found, and what its campaign would cost."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from keywrap.rewrapping import Outcome
 from ledger import findings, progress
 from ledger.connection import Ledger
 from ledger.states import Kind, State
-from scheduler import estimates
+from scheduler import estimates, mismatch
 from scheduler.estimates import ContentBytes, KmsRequests, Money, Rate, StoreRequests
 from scheduler.mix import Mix, mix_of
 from scheduler.prices import prices
@@ -68,11 +68,21 @@ class Report:
     @property
     def next_command(self) -> str | None:
         """What to type next: the campaign, or a look at what is bad; None: nothing is to do."""
+        if self.mismatch:
+            return mismatch.LOOK
         if self.bad:
             return f"rewrap blobs {self.status.campaign.id} --outcome quarantined"
         if self.mix.moving:
             return self.proposal.command()
         return "rewrap inventory --export blobs.csv" if self.mix.problems else None
+
+    @property
+    def mismatch(self) -> str | None:
+        """Say that the configured content format is probably wrong; None: nothing says so."""
+        failures = self.status.failures
+        if not mismatch.is_likely(self.opened, failures):
+            return None
+        return mismatch.sentence(self.opened, failures, self.proposal.config.store.legacy_content)
 
     @property
     def is_clean(self) -> bool:
@@ -99,6 +109,7 @@ class Report:
             - `plan` (its campaign's id), `kind`, `state`, `reason_code`, `reason` and
               `next_command`, which is the `rewrap start` that it planned for once it is done, some
               blob would move and every one of the sample is sound; null where nothing is to do.
+              With the reason code `contents_do_not_open` [store] legacy_content is probably wrong.
               A plan that is not `complete` or `complete_with_exceptions` holds what it had found.
             - `store`, `prefix`, `target`, `prove` (`mode`; `sample`, a fraction or null; `default`,
               whether nobody asked for it; `why`).
@@ -145,6 +156,8 @@ class Report:
 
     def _end(self) -> dict[str, Any]:
         state, wait = self.status.campaign.state, self.status.wait
+        if self.is_whole and self.mismatch:
+            wait = replace(wait, reason_code="contents_do_not_open", reason=self.mismatch)
         return {
             "state": state,
             "reason_code": wait.reason_code,

@@ -12,6 +12,7 @@ from msgspec import Meta
 from ledger import approvals
 from ledger.campaigns import Request
 from ledger.states import Kind
+from scheduler import mismatch
 from scheduler.backing import backs_up
 from scheduler.commands.starting import Instant, RateType, RunWindow
 from scheduler.desk import REFUSED, Desk, DeskError
@@ -69,6 +70,7 @@ def request_of(desk: Desk, start: Start, requested_by: str) -> Request:
     finish_by = Instant()(start.finish_by) if start.finish_by else None
     max_rate = None if start.max_rate is None else RateType()(start.max_rate)
     _refuse_two_people(desk, start, kind)
+    mismatch.require_none(desk, kind, start.prefix)
     backed_up = backs_up(desk, escrow=start.escrow)  # before any service is asked
     proposal = replace(
         propose(desk, kind, start.prefix, start.to or None, proof),

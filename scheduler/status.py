@@ -12,7 +12,7 @@ from ledger.campaigns import Campaign
 from ledger.connection import Connection, Ledger
 from ledger.progress import Progress
 from ledger.states import COUNTING, KEEPING, RESUMABLE, Kind, State
-from scheduler import confidence
+from scheduler import confidence, mismatch
 from scheduler.waits import Wait, why
 from scheduler.windows import Forecast, forecast, of
 from workers.windows import ALWAYS, Calendar, Windows
@@ -163,6 +163,8 @@ def of_campaign(
     failed = progress.failures(connection, campaign.id) if done.exceptions else {}
     calendar, now = of(campaign, windows), progress.now(connection)
     wait = why(connection, campaign, done, calendar)
+    if campaign.is_finished and mismatch.is_likely(opened := mismatch.opened_of(done), failed):
+        wait = Wait("contents_do_not_open", mismatch.probably(opened, failed), mismatch.LOOK)
     is_unwound = history.is_unwound(connection, campaign.id)
     asked = tuple(approvals.pending(connection, campaign.id))
     return Status(campaign, done, wait, failed, keeps_previous, is_unwound, calendar, now, asked)

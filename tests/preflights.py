@@ -205,6 +205,12 @@ CASES = {
         "encoding, scheme or secret",
         environment={"BLOB_KEY": "00" * 32},
     ),
+    "the contents are in another format": Case(
+        "legacy key env:BLOB_KEY",
+        "legacy_content_wrong",
+        'set legacy_content = "records-v1" in [store], start scheduler and workers again',
+        edit=replaced('legacy_content = "records-v1"', 'legacy_content = "gcm-v1"'),
+    ),
     "real blobs do not open": Case(
         "staging sample",
         "blobs_do_not_open",

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from keywrap.config import open_reader
+from keywrap.contents import CONTENT_FORMATS
 from keywrap.reading import GoneError, QuarantineError, SidecarReader
 from keywrap.rewrapping import Outcome, Result
 from keywrap.scan import scan
@@ -12,6 +14,7 @@ from keywrap.threads import StoreThreads
 from keywrap.verifying import Verifier
 from ledger import samples
 from ledger.connection import LedgerUnavailableError
+from scheduler import mismatch
 from scheduler.checks.check import (
     AbsentError,
     Check,
@@ -38,6 +41,9 @@ _TABLES = (
     "inventory` prints which schemes the lengths of the wraps allow), then run it again; where the "
     "table is right and some blobs are not: rewrap verify --all"
 )
+
+
+_RESTART = "start scheduler and workers again, then: rewrap plan migrate"
 
 
 def checks(ground: Ground) -> Iterator[Check]:
@@ -119,9 +125,27 @@ def _opened(ground: Ground, blob_ids: Sequence[str], mend: str = _VERIFY) -> Fin
         reader = open_reader(config, threads=_THREADS)
         verifier = Verifier(reader, ground.keys.get(), config.store.legacy_content, pool)
         report = verifier.verify(blob_ids)
-    if report.interruption is not None:
-        return of_error(report.interruption, _MEND)
-    return judged(report.results, mend)
+        if report.interruption is not None:
+            return of_error(report.interruption, _MEND)
+        other = _other_format(verifier, report.results)
+    return other or judged(report.results, mend)
+
+
+def _other_format(verifier: Verifier, results: Sequence[Result]) -> Finding | None:
+    """Try the other content formats on what does not open; None where none of them opens more."""
+    opened = sum(result.outcome is Outcome.CURRENT for result in results)
+    shut = [result.blob_id for result in results if result.reason_code in mismatch.CODES]
+    for name in CONTENT_FORMATS if shut else ():
+        tried = replace(verifier, legacy_content=name).verify(shut).results
+        opens = sum(result.outcome is Outcome.CURRENT for result in tried)
+        if opens > opened:
+            said = (
+                f"{opened} of {len(results)} blobs open, content and all; {opens} more would if "
+                f'[store] legacy_content were "{name}" and not "{verifier.legacy_content}"'
+            )
+            mend = f'set legacy_content = "{name}" in [store], {_RESTART}'
+            return failed("legacy_content_wrong", said, mend)
+    return None
 
 
 def judged(results: Sequence[Result], mend: str = _VERIFY) -> Finding:

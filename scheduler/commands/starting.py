@@ -11,7 +11,7 @@ import click
 from ledger import campaigns
 from ledger.campaigns import Request
 from ledger.states import REWRAPPING, Kind, State
-from scheduler import showing
+from scheduler import mismatch, showing
 from scheduler.approving import break_glass, opening
 from scheduler.backing import backs_up
 from scheduler.commands.reading import as_json, status_of
@@ -166,6 +166,11 @@ prove = click.option(
     metavar="T",
     help="2026-12-01T06:00 Europe/Berlin: is it in time?",
 )
+@click.option(
+    "--accept-unopenable",
+    is_flag=True,
+    help="Go ahead though the contents of its plan's sample did not open.",
+)
 @break_glass
 @yes
 @wait
@@ -180,6 +185,7 @@ def start(  # noqa: PLR0913 - one for each word of the command line
     run_window: str | None,
     max_rate: float | None,
     finish_by: datetime | None,
+    accept_unopenable: bool,
     break_glass: str,
     urgent: bool,
     escrow: bool,
@@ -192,6 +198,8 @@ def start(  # noqa: PLR0913 - one for each word of the command line
 
     Example: rewrap start migrate --wait
     """
+    if not accept_unopenable:
+        mismatch.require_none(desk, Kind(kind), prefix)
     proposal = propose(desk, Kind(kind), prefix, key, prove)
     proposal = replace(
         proposal,
