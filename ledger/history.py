@@ -1,7 +1,10 @@
 """What finished campaigns tell later ones."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, text
 
+from keywrap.keys import KeyVersion
 from ledger import campaigns
 from ledger.campaigns import Campaign
 from ledger.states import FINISHED, KEEPING, Kind
@@ -83,6 +86,38 @@ def left_since(connection: Connection, campaign: Campaign) -> list[Campaign]:
         target=str(campaign.target),
         prefix=campaign.prefix,
     )
+
+
+def moved_from(
+    connection: Connection, versions: Sequence[KeyVersion], store: str
+) -> Campaign | None:
+    """Return the newest campaign that has left wraps under a KEK version beside new ones.
+
+    It is finished, its lists are in the ledger, and it is not sealed or undone as a whole.
+
+    Args:
+        connection: the transaction.
+        versions: the versions, of which any will do.
+        store: over which store.
+    """
+    found = campaigns.select(
+        connection,
+        "WHERE kind = ANY(:keeping) AND state = ANY(:finished) AND store = :store"
+        " AND lists_dropped_at IS NULL AND NOT EXISTS (SELECT 1 FROM campaign unwinding"
+        "  WHERE unwinding.follows = campaign.id AND unwinding.state = 'complete')"
+        " AND EXISTS (SELECT 1 FROM outcome o JOIN inventory i USING (campaign_id, blob_id)"
+        "  JOIN key_version k ON k.id = i.key_version_id"
+        "  WHERE campaign_id = campaign.id AND o.outcome = 'rewrapped'"
+        "  AND (k.key, k.version) IN"
+        "   (SELECT * FROM unnest(CAST(:keys AS text[]), CAST(:versions AS text[]))))"
+        " ORDER BY id DESC LIMIT 1",
+        keeping=list(KEEPING),
+        finished=list(FINISHED),
+        store=store,
+        keys=[version.key for version in versions],
+        versions=[version.version for version in versions],
+    )
+    return next(iter(found), None)
 
 
 def unwound_by(connection: Connection, campaign_id: int) -> list[Campaign]:

@@ -197,25 +197,32 @@ def backed_up(connection: Connection, version: KeyVersion) -> dict[int, int]:
     return {row.campaign_id: row.wraps for row in rows}
 
 
-def has_fresh_backup(
+def fresh_backup(
     connection: Connection, version: KeyVersion, store: str, within_days: int
-) -> bool:
-    """Whether a verified backup of the whole store is there in which nothing needs the version."""
-    return bool(
-        connection.scalar(
-            text(
-                "SELECT EXISTS (SELECT 1 FROM backup b JOIN campaign c ON c.id = b.campaign_id"
-                " WHERE c.kind = 'backup' AND c.prefix = '' AND c.store = :store"
-                " AND b.verified_at > clock_timestamp() - make_interval(days => :days)"
-                " AND b.created_at > clock_timestamp() - make_interval(days => :days)"
-                " AND NOT EXISTS (SELECT 1 FROM inventory i JOIN key_version k"
-                "   ON k.id = i.key_version_id OR k.id = i.previous_id"
-                "   WHERE i.campaign_id = b.campaign_id AND k.key = :key"
-                "   AND :version IN (k.version, '')))"
-            ),
-            {"store": store, "days": within_days, **asdict(version)},
-        )
-    )
+) -> tuple[int, bool] | None:
+    """Return a recent backup of the whole store in which nothing needs the version.
+
+    Returns:
+        The campaign that made it, and whether it was verified lately; a verified one, if there is
+        one, otherwise the newest. None where there is none.
+    """
+    row = connection.execute(
+        text(
+            "SELECT b.campaign_id,"
+            " coalesce(b.verified_at > clock_timestamp() - make_interval(days => :days), false)"
+            "   AS is_verified"
+            " FROM backup b JOIN campaign c ON c.id = b.campaign_id"
+            " WHERE c.kind = 'backup' AND c.prefix = '' AND c.store = :store"
+            " AND b.created_at > clock_timestamp() - make_interval(days => :days)"
+            " AND NOT EXISTS (SELECT 1 FROM inventory i JOIN key_version k"
+            "   ON k.id = i.key_version_id OR k.id = i.previous_id"
+            "   WHERE i.campaign_id = b.campaign_id AND k.key = :key"
+            "   AND :version IN (k.version, ''))"
+            " ORDER BY is_verified DESC, b.campaign_id DESC LIMIT 1"
+        ),
+        {"store": store, "days": within_days, **asdict(version)},
+    ).one_or_none()
+    return (row.campaign_id, row.is_verified) if row else None
 
 
 def needing(

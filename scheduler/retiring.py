@@ -24,7 +24,7 @@ from keywrap.stores import StoreUnavailableError
 from ledger import campaigns, findings, rebuilding, retirements
 from ledger.findings import CensusLine
 from ledger.retirements import Retirement, Step
-from scheduler import store_scan
+from scheduler import retirehints, store_scan
 from scheduler.approving import NO_PERMIT, Permit
 from scheduler.desk import REFUSED, Desk, DeskError, operator
 from scheduler.oldversions import OldWraps, look_back
@@ -34,9 +34,6 @@ from workers.settings import Retire
 
 _POLL_S = 1.0
 _NAMED = 5
-_BACK_UP = (
-    "rewrap backup create --wait, then: rewrap backup verify CAMPAIGN --identity FILE, then: "
-)
 
 
 class NeededError(Exception):
@@ -252,7 +249,7 @@ class Retiring:
         shown = ", ".join(repr(blob_id) for blob_id in named)
         to = "NEW_KEY" if self.is_whole else self.version.key
         move = f"rewrap start rotate --to {to} --wait"
-        strip = "rewrap seal CAMPAIGN --wait (that of the campaign that left them)"
+        strip = retirehints.strip(self.desk, closed)
         look = "rewrap inventory --export blobs.csv (its column `problem` names them)"
         raise NeededError(
             "version_needed", f"{which}: {shown}", move if live else strip if previous else look
@@ -302,18 +299,11 @@ class Retiring:
 
     def _require_accepted(self, reason_code: str, left: str) -> None:
         what = f"{left}: these open with nothing afterwards"
-        with self.desk.ledger.begin() as connection:
-            is_fresh = retirements.has_fresh_backup(
-                connection,
-                self.version,
-                self.desk.settings.keywrap.store.place,
-                self.waits.backup_days,
-            )
         again = f"{self._again} --accept-unopenable"
-        back_up = "" if is_fresh else _BACK_UP
+        back_up = retirehints.back_up(self.desk, self.version, self.waits.backup_days)
         if not self.accepted:
             raise NeededError(reason_code, what, back_up + again)
-        if not is_fresh:
+        if back_up:
             raise NeededError(
                 "no_fresh_backup",
                 f"{what}, and no backup of the whole store without it was made and verified within "

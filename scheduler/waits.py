@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ledger import approvals, progress, serving
+from keywrap.rewrapping import Outcome
+from ledger import approvals, campaigns, history, progress, serving
 from ledger.campaigns import Campaign
 from ledger.connection import Connection
 from ledger.progress import Progress
 from ledger.queues import QUEUE
-from ledger.states import MOVING, WORKING, State
+from ledger.states import MOVING, WORKING, Kind, State
 from scheduler.gates import NOTHING_PUT_BACK
 from workers.windows import ALWAYS, Calendar
 
@@ -37,12 +38,32 @@ def why(
 ) -> Wait:
     """Say why a campaign waits and what the operator may do next."""
     if campaign.is_finished:
+        if stayed := _stayed(connection, campaign, done):
+            return stayed
         return Wait(campaign.reason_code, campaign.reason, after(campaign))
     if silent := silence(connection):
         return Wait(NO_SCHEDULER, f"no scheduler has ticked {silent}", "rewrap scheduler")
     if campaign.state in _PERSON:
         return Wait(campaign.reason_code, campaign.reason, _person(connection, campaign))
     return _closed(connection, campaign, calendar) or _idle(connection, campaign, done)
+
+
+def _stayed(connection: Connection, campaign: Campaign, done: Progress) -> Wait | None:
+    """Say which later campaigns have left what a seal has not stripped, if any."""
+    excluded = done.counts[Outcome.EXCLUDED]
+    if campaign.kind is not Kind.SEAL or campaign.follows is None or not excluded:
+        return None
+    followed = campaigns.get(connection, campaign.follows)
+    later = history.left_since(connection, followed) if followed else []
+    if not later:
+        return None
+    named = ", ".join(f"campaign {other.id} ({other.kind})" for other in later)
+    return Wait(
+        "not_of_campaign",
+        f"{excluded:,} of {done.decided:,} blobs keep their wraps before, which a later campaign "
+        f"has left: {named}",
+        f"rewrap seal {later[-1].id}",
+    )
 
 
 def _idle(connection: Connection, campaign: Campaign, done: Progress) -> Wait:

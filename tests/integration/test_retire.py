@@ -73,7 +73,8 @@ class Retirer:
 
     def rotate(self, *, seal: bool = True) -> int:
         self.world.kms.rotate(KEK)
-        campaign = self.yard.start(Kind.ROTATE, prove=Prove.ALL)
+        place = self.desk.settings.keywrap.store.place
+        campaign = self.yard.start(Kind.ROTATE, prove=Prove.ALL, store=place)
         assert self.yard.run(campaign).state is State.COMPLETE
         if seal:
             sealing = self.yard.start(Kind.SEAL, follows=campaign, target=self.world.target)
@@ -153,12 +154,14 @@ def test_a_live_wrap_refuses_and_is_named(retirer: Retirer) -> None:
 
 def test_a_previous_wrap_refuses_and_is_named(retirer: Retirer) -> None:
     ids = retirer.yard.plant(3, ("managed",))
-    retirer.rotate(seal=False)
+    campaign = retirer.rotate(seal=False)
     error = retirer.refused()
     assert error.reason_code == "version_needed"
     assert ids[0] in str(error)
     assert "previous" in str(error)
-    assert error.next_command.startswith("rewrap seal")
+    assert error.next_command == f"rewrap seal {campaign} --wait"
+    retirer.yard.desk.run("UPDATE campaign SET lists_dropped_at = clock_timestamp()")
+    assert retirer.refused().next_command.startswith("rewrap seal CAMPAIGN --wait (")
 
 
 def test_a_blob_that_cannot_be_read_refuses_and_is_named(retirer: Retirer) -> None:
@@ -270,7 +273,10 @@ def test_wraps_in_backups_want_an_acceptance_and_a_fresh_backup(retirer: Retirer
     retirer.yard.run(fresh)
     retirer.yard.desk.run("UPDATE campaign SET kind = 'backup' WHERE id = :id", id=fresh)
     note_backup(retirer, fresh, verified=False)
-    assert retirer.refused().reason_code == "no_fresh_backup", "nobody has opened it"
+    unopened = retirer.refused()
+    assert unopened.reason_code == "no_fresh_backup", "nobody has opened it"
+    verify = f"rewrap backup verify {fresh} --identity FILE, then: "
+    assert unopened.next_command == verify + again
     retirer.yard.desk.run("UPDATE backup SET verified_at = clock_timestamp()")
     retirer.accepted = False
     assert retirer.refused().next_command == again, "there is a fresh one by now"

@@ -3,6 +3,7 @@
 import base64
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +20,7 @@ from keywrap.testing.stores import MemoryStore
 from ledger import backups, wishes
 from ledger.connection import Ledger
 from ledger.states import Kind, ShardKind, State
-from scheduler import waits
+from scheduler import status, waits
 from scheduler.commands.unwinding import seal, undo
 from tests.rotations import STORE, desk_at
 from tests.worlds import KEK, World
@@ -246,6 +247,10 @@ def test_an_undo_puts_the_old_wraps_back_and_a_writer_keeps_what_he_wrote(yard: 
     assert yard.world.reader.read(ids[3]).wrapped.key_version == yard.world.target
 
 
+def why(yard: SafeYard, campaign_id: int) -> Any:
+    return status.read(yard.ledger, campaign_id, keeps_previous=True).wait  # type: ignore[union-attr]
+
+
 def test_what_a_later_campaign_left_is_not_sealed_or_undone_with_an_earlier_one(
     yard: SafeYard, tmp_path: Path
 ) -> None:
@@ -258,6 +263,7 @@ def test_what_a_later_campaign_left_is_not_sealed_or_undone_with_an_earlier_one(
     yard.run(rotated)
     before = yard.world.snapshot()
     desk = desk_at(tmp_path, yard.ledger, STORE.format(store=tmp_path.as_uri()))
+    sealed: dict[Kind, int] = {}
     for command, kind in ((seal, Kind.SEAL), (undo, Kind.UNDO)):
         told = CliRunner().invoke(command, [str(migrated)], obj=desk).output
         assert f"under {first} or a later version of that key, and `previous` is under an" in told
@@ -266,7 +272,14 @@ def test_what_a_later_campaign_left_is_not_sealed_or_undone_with_an_earlier_one(
         yard.run(following)
         assert yard.counts(following) == only(Outcome.EXCLUDED, 5)
         assert yard.world.snapshot() == before
+        sealed[kind] = following
+    stayed = why(yard, sealed[Kind.SEAL])
+    assert stayed.next_command == f"rewrap seal {rotated}"
+    assert "5 of 5 blobs keep their wraps before, which a later campaign" in stayed.reason
+    assert f"campaign {rotated} (rotate)" in stayed.reason
+    assert why(yard, sealed[Kind.UNDO]).reason_code == "nothing_put_back"
     yard.run(yard.follow(Kind.SEAL, rotated))
+    assert why(yard, sealed[Kind.SEAL]).next_command is None, "by now nothing is left"
     assert not any("previous" in yard.world.sidecar(b) for b in yard.world.originals)
     told = CliRunner().invoke(seal, [str(migrated)], obj=desk).output
     assert "has left since" not in told
