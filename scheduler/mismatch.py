@@ -25,6 +25,8 @@ LOOK = "rewrap preflight"
 """It tries the other formats on real blobs."""
 
 _NEARLY_ALL = 0.9
+_FEW = 3
+"""Fewer bad contents than this may just be damaged."""
 
 Failures = Mapping[tuple[str, str], int]
 
@@ -49,7 +51,7 @@ def is_likely(opened: int, failures: Failures) -> bool:
         opened: how many blobs were opened, the bad ones among them.
         failures: those that are bad, by outcome and reason code.
     """
-    return opened > 0 and count(failures) >= _NEARLY_ALL * opened
+    return count(failures) >= max(_FEW, _NEARLY_ALL * opened)
 
 
 def opened_of(done: Progress) -> int:

@@ -67,7 +67,8 @@ def test_after_a_plan_whose_contents_do_not_open_a_start_is_refused_until_one_op
 
 def test_the_command_that_plans_again_names_the_prefix(ledger: Ledger, desk: Desk) -> None:
     yard = _yard(ledger, "gcm-v1")
-    yard.world.plant("direct", "a b/1")
+    for n in range(3):
+        yard.world.plant("direct", f"a b/{n}")
     _plan(yard, desk, "a b/")
     again = _refusal(desk, "a b/").next_command
     assert again == "rewrap preflight, then: rewrap plan migrate --prefix 'a b/'"
@@ -91,6 +92,13 @@ def test_nearly_all_blobs_tell_of_the_configuration_and_fewer_of_themselves(
     assert now.wait.next_command == (
         "rewrap preflight" if is_told else f"rewrap blobs {plan} --outcome quarantined"
     )
+
+
+def test_one_or_two_damaged_blobs_tell_of_themselves(ledger: Ledger, desk: Desk) -> None:
+    yard = _yard(ledger, "gcm-v1")
+    yard.plant(2, ("direct",))
+    assert yard.counts(_plan(yard, desk)) == {"quarantined": 2}
+    mismatch.require_none(desk, Kind.MIGRATE, "")
 
 
 def test_blobs_that_are_bad_for_another_reason_do_not_tell_of_the_format(

@@ -19,7 +19,7 @@ from ledger.campaigns import Campaign
 from ledger.findings import CensusLine
 from ledger.progress import Progress
 from ledger.states import Kind, State
-from scheduler import estimates, schemes
+from scheduler import estimates, plan_lines, schemes
 from scheduler.estimates import KmsRequests, Money, Rate, StoreRequests
 from scheduler.mix import Mix, mix_of
 from scheduler.plans import Report
@@ -339,6 +339,21 @@ def test_a_plan_where_nothing_would_move_names_no_campaign_to_start(
     mix, kms = replace(nothing, **found), KmsRequests(0, 0, 0)
     report = Report(_proposal(), status, mix, kms, None, None, Money(None, None), None, None)
     assert report.next_command == command
+
+
+def test_a_plan_whose_contents_do_not_open_leads_to_what_finds_their_format() -> None:
+    counts = dict.fromkeys(Outcome, 0) | {Outcome.QUARANTINED: 20}
+    failures = {("quarantined", "content_truncated"): 18, ("quarantined", "wrap_length"): 2}
+    done = Progress(20, counts, 0, {}, 0, None, 0)
+    status = Status(_plan(), done, Wait(), failures, keeps_previous=True)
+    mix, kms = _mix(legacy=20), KmsRequests(0, 0, 0)
+    report = Report(_proposal(), status, mix, kms, None, None, Money(None, None), None, None)
+    document = report.document()
+    assert document["next_command"] == report.next_command == "rewrap preflight"
+    assert document["reason_code"] == "contents_do_not_open"
+    said = '18 of 20 contents do not open: [store] legacy_content is probably wrong. It is "gcm-v1"'
+    assert said in document["reason"]
+    assert any(said in line for line in plan_lines.lines(report))
 
 
 def test_a_key_that_is_itself_the_data_key_is_told_of_before_a_migration_alone() -> None:
