@@ -279,7 +279,7 @@ def test_what_a_later_campaign_left_is_not_sealed_or_undone_with_an_earlier_one(
     assert f"campaign {rotated} (rotate)" in stayed.reason
     assert why(yard, sealed[Kind.UNDO]).reason_code == "nothing_put_back"
     yard.run(yard.follow(Kind.SEAL, rotated))
-    assert why(yard, sealed[Kind.SEAL]).next_command is None, "by now nothing is left"
+    assert why(yard, sealed[Kind.SEAL]).reason_code is None, "by now nothing is left"
     assert not any("previous" in yard.world.sidecar(b) for b in yard.world.originals)
     told = CliRunner().invoke(seal, [str(migrated)], obj=desk).output
     assert "has left since" not in told
