@@ -134,6 +134,14 @@ CASES = {
         code=3,
         edit=lambda text: text + HOST_A,
     ),
+    "a table was edited since the workers were started": Case(
+        "workers' settings",
+        "settings_differ",
+        "start scheduler and workers again",
+        code=0,
+        status="warn",
+        edit=replaced("timeout_s = 2", "timeout_s = 3"),
+    ),
     "a key is on other hosts": Case(
         f"legacy key dpapi:{GUID}",
         "key_elsewhere",

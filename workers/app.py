@@ -18,10 +18,11 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.worker.control import inspect_command
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from tasks import runtime
-from workers import counting, logs, tracing
+from workers import counting, fingerprints, logs, tracing
 from workers.celery_settings import SETTINGS
 from workers.composition import compose
 from workers.settings import load
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 # Shared with the pool's processes, which are forked later. Raw: a process that is killed while it
 # reads can then leave no lock behind.
 _stopping = RawValue("b", 0)
+_fingerprints: dict[str, str] = {}
 
 
 def make_app(broker_url: str) -> Celery:
@@ -51,7 +53,14 @@ app = make_app(os.environ.get("REWRAP_BROKER_URL", ""))
 def _count(**_: Any) -> None:  # noqa: ANN401
     _log()  # Celery sets logging up later
     celery_worker.safe_say = _say_nothing
-    counting.begin(load())
+    settings = load()
+    _fingerprints.update(fingerprints.of(settings.keywrap))
+    counting.begin(settings)
+
+
+@inspect_command(name=fingerprints.COMMAND)
+def _tell_fingerprints(_: object) -> dict[str, str]:
+    return _fingerprints
 
 
 def _say_nothing(*_: object) -> None:

@@ -19,10 +19,12 @@ from scheduler.checks.check import (
     Finding,
     failed,
     passed,
+    skipped,
     unreachable,
     warned,
 )
 from scheduler.checks.ground import Ground
+from workers import fingerprints
 from workers.composition import queues_of
 from workers.plaintext import plain
 from workers.settings import Settings
@@ -48,6 +50,7 @@ def checks(ground: Ground) -> Iterator[Check]:
     yield Check("scheduler", lambda: _scheduler(ground), _LEDGER)
     for queue in needed_queues(ground):
         yield Check(f"workers of queue {queue}", partial(_queue, ground, queue), _BROKER)
+    yield Check("workers' settings", lambda: _settings(ground), _BROKER)
     yield Check("disk", FreeSpace(Path(ground.settings.state_dir)), "check state_dir")
 
 
@@ -160,6 +163,32 @@ def _queue(ground: Ground, queue: str) -> Finding:
     names = ", ".join(map(plain, serving[:_NAMED]))
     names += ", …" if len(serving) > _NAMED else ""
     return passed(f"{len(serving)} answer: {names}")
+
+
+def _settings(ground: Ground) -> Finding:
+    """Compare what the workers were started with with what the configuration says now."""
+    served = ground.workers.get()
+    workers = sorted({name for names in served.values() for name in names})
+    if not workers:
+        return skipped("no_worker", "no worker answers, see above")
+    from workers import inspection  # noqa: PLC0415 - Celery: no other check needs it
+
+    mine = fingerprints.of(ground.settings.keywrap)
+    told = inspection.fingerprints(ground.settings.broker.url, workers)
+    others = [
+        f"{plain(name)} ({', '.join(f'[{table}]' for table in tables)})"
+        for name in workers
+        if (tables := [t for t in mine if told.get(name, {}).get(t, mine[t]) != mine[t]])
+    ]
+    if not others:
+        return passed("none was started with another [store] or [keys] than this configuration's")
+    named = ", ".join(others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+    return warned(
+        "settings_differ",
+        f"{len(others)} of {len(workers)} workers were started with other settings than this "
+        f"configuration has now: {named}",
+        "start scheduler and workers again with this configuration",
+    )
 
 
 @dataclass(frozen=True, slots=True)
