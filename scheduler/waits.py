@@ -136,6 +136,8 @@ def after(campaign: Campaign) -> str | None:
         return f"rewrap blobs {campaign.id} --outcome excluded"
     if campaign.state is State.COMPLETE_WITH_EXCEPTIONS:
         return f"rewrap blobs {campaign.id} --outcome quarantined"
+    if campaign.state is State.COMPLETE and campaign.kind is Kind.BACKUP:
+        return f"rewrap backup verify {campaign.id} --identity FILE"
     if campaign.state is State.COMPLETE and campaign.kind in MOVING:
         return "rewrap verify --sample 500"
     return None
