@@ -83,7 +83,10 @@ def of_keys(ground: Ground, claims: Callable[[str], bool]) -> Finding:
         # Sooner the table's fault than the blobs': an empty one opens with any key.
         return _opened(ground, ids, _TABLES)
     said = f"whether it opens anything is not known: no blob of inventory {inventory.id}"
-    step = "take its table out of [keys], unless a `previous` or a backup needs it yet"
+    default = ground.settings.keywrap.store.legacy_default
+    is_named = bool(default) and claims(default)
+    also = " and legacy_default, which names it, out of [store]" if is_named else ""
+    step = f"take its table out of [keys]{also}, unless a `previous` or a backup needs it yet"
     return warned("no_blob_of_key", f"{said} is wrapped by it now", step)
 
 
