@@ -223,6 +223,16 @@ def short(statuses: Sequence[Status], room: int) -> Table:
     return table
 
 
+NO_REASON: tuple[str, ...] = ()
+
+
+def reason(status: Status) -> tuple[str, ...]:
+    """Return what a campaign's line is about: one that is the same is not news."""
+    campaign = status.campaign
+    # Not the wait's sentence, which may count seconds.
+    return campaign.state, status.wait.reason_code or "", campaign.reason or ""
+
+
 def line(status: Status) -> str:
     """Say all of a campaign in one line."""
     campaign, total = status.campaign, status.progress.scanned

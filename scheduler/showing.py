@@ -167,12 +167,13 @@ def _live(
 
 
 def _plain_lines(read: Callable[[], Status], is_over: Callable[[Status], bool]) -> Status:
-    said, said_at = "", float("-inf")
+    said, said_at = board.NO_REASON, float("-inf")
     while True:
         now = read()
         over = is_over(now)
-        key = f"{now.campaign.state}{now.wait.reason_code}"
-        if key != said or over or time.monotonic() - said_at > _PLAIN_EVERY_S:
+        key = board.reason(now)
+        again = now.campaign.state is not State.BLOCKED
+        if key != said or over or (again and time.monotonic() - said_at > _PLAIN_EVERY_S):
             said, said_at = key, time.monotonic()
             click.echo(board.line(now))
         if over:

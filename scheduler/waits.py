@@ -76,7 +76,7 @@ def _idle(connection: Connection, campaign: Campaign, done: Progress) -> Wait:
         return Wait(
             campaign.reason_code,
             f"{campaign.reason}; it goes on by itself when that is mended{_HINTS.get(code, '')}",
-            f"rewrap status {campaign.id} --watch",
+            "rewrap preflight",  # it tries each of them for real
         )
     if idle:
         return _nobody(idle)

@@ -14,6 +14,7 @@ from rich.live import Live
 
 from ledger import campaigns, progress
 from ledger.connection import LedgerNotReadyError, LedgerUnavailableError
+from ledger.states import State
 from scheduler import board, waits
 from scheduler.board import Board, View
 from scheduler.desk import UNREACHABLE, Desk, DeskError
@@ -141,7 +142,7 @@ def on_terminal(look: Look, is_over: Callable[[View], bool], console: Console) -
 
 
 class PlainLines:
-    """Prints a line a campaign where its state or reason changes, and now and then."""
+    """Prints a line a campaign where its state or reason changes, and now and then if it moves."""
 
     def __init__(self) -> None:
         self._said: dict[object, tuple[object, float]] = {}
@@ -158,8 +159,8 @@ class PlainLines:
             self._say("none", "none", "no open campaigns")
         for status in now.view.statuses:
             campaign = status.campaign
-            key = (campaign.state, status.wait.reason_code)
-            moves = not campaign.is_finished
+            key = board.reason(status)
+            moves = not campaign.is_finished and campaign.state is not State.BLOCKED
             self._say(campaign.id, key, board.line(status), always=moves)
 
     def _say(self, what: object, key: object, text: str, *, always: bool = False) -> None:

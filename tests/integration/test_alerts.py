@@ -46,7 +46,7 @@ def test_an_alert_is_told_once_and_its_end_once(office: Office) -> None:
         "severity": "critical",
         "campaign": campaign,
         "text": f"campaign {campaign} (rotate) is blocked: permission_denied: {REFUSES}",
-        "next_command": f"rewrap status {campaign} --watch",
+        "next_command": "rewrap preflight",
         "store": (office.folder / "blobs").as_uri(),
         "resolved_at": None,
     }
@@ -288,7 +288,7 @@ def test_the_list_says_what_lasts_what_was_and_who_was_told(office: Office) -> N
     listed = office.types().output
     assert listed.startswith("OPEN critical campaign_blocked since")
     assert "ops: raised delivered" in listed
-    assert f"next: rewrap status {campaign} --watch" in listed
+    assert "next: rewrap preflight" in listed
     office.desk.force(campaign, State.RUNNING)
     office.turn(scheduler)
     assert "OPEN" not in office.types().output

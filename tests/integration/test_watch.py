@@ -18,6 +18,9 @@ from embedded import Postgres
 from keywrap.rewrapping import Outcome
 from ledger.connection import Ledger
 from ledger.states import Kind, State
+from scheduler import showing, status, watching
+from scheduler.board import Board, View
+from scheduler.status import Status
 from tests.desks import Desk, desk_of
 from tests.ptys import Screen
 from tests.rotations import STORE
@@ -63,6 +66,14 @@ class Room:
         outcomes = [Outcome.REWRAPPED] * good + [Outcome.QUARANTINED] * bad
         self.desk.record(number, **dict(zip(blobs, outcomes, strict=False)))
         return campaign
+
+    def block(self, campaign: int, why: str) -> None:
+        self.desk.run(
+            "UPDATE campaign SET state = 'blocked', reason_code = 'permission_denied',"
+            " resume_state = 'running', reason = :why WHERE id = :id",
+            why=why,
+            id=campaign,
+        )
 
     def away(self, *, is_away: bool) -> None:
         """Let the ledger be away: it takes no connection, and those that are open end."""
@@ -116,12 +127,7 @@ def room(postgres: Postgres, ledger_url: str, ledger: Ledger, tmp_path: Path) ->
 
 def test_all_open_campaigns_move_on_a_terminal_of_80_columns(room: Room) -> None:
     one, other = room.running("p/"), room.running("q/", bad=0, left=40)
-    room.desk.run(
-        "UPDATE campaign SET state = 'blocked', reason_code = 'permission_denied',"
-        " resume_state = 'running', reason = :why WHERE id = :id",
-        why=HOSTILE,
-        id=other,
-    )
+    room.block(other, HOSTILE)
     with room.screen() as screen:
         screen.await_text(f"rotate {one}  running  → hcvault://memory/blob-kek?version=1")
         screen.await_text("62% 62 of 100")
@@ -245,6 +251,37 @@ def test_without_a_terminal_there_are_plain_lines(room: Room) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_campaign_that_is_blocked_is_told_once_a_reason_with_what_to_type(
+    room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign = room.running()
+    for module, every in ((watching, "_AGAIN_EVERY_S"), (showing, "_PLAIN_EVERY_S")):
+        monkeypatch.setattr(module, every, -1.0)
+    monkeypatch.setattr(showing, "_POLL_S", 0.0)
+    watched = watching.PlainLines()
+
+    def look() -> Status:
+        found = status.read(room.desk.ledger, campaign, keeps_previous=True)
+        assert found is not None
+        watched(Board(View((found,), "", 1, "")))
+        return found
+
+    def told(times: int) -> list[str]:
+        looks = iter(range(times))
+        showing.until_finished(look, lambda _: next(looks) == times - 1)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("rotate")]
+
+    assert len(told(4)) == 4 + 4, "what moves is told again and again"
+    room.block(campaign, "the token may not do this")
+    lines = told(4)
+    assert len(lines) == 1 + 2, "the last of a wait is told anyway"
+    assert all(line.endswith("; next: rewrap preflight") for line in lines)
+    room.block(campaign, "the token is not known")
+    assert sum("is not known" in line for line in told(4)) == 3
+    room.desk.force(campaign, State.RUNNING)
+    assert len(told(4)) == 4 + 4
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
