@@ -104,7 +104,8 @@ def require_none(desk: Desk, kind: Kind, prefix: str) -> None:
         return
     again = ["rewrap", "plan", kind.value, *(("--prefix", prefix) if prefix else ())]
     raise DeskError(
-        f"plan {plan.id}: {sentence(opened, failures, store.legacy_content)}; nothing was changed",
+        f'plan {plan.id}: {probably(opened, failures)}. It is "{store.legacy_content}" now: if it '
+        "was mended since, plan again; nothing was changed",
         exit_code=REFUSED,
         reason_code="contents_do_not_open",
         next_command=f"{LOOK}, then: {shlex.join(again)}",

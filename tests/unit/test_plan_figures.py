@@ -352,7 +352,7 @@ def test_a_plan_whose_contents_do_not_open_leads_to_what_finds_their_format() ->
     assert document["next_command"] == report.next_command == "rewrap preflight"
     assert document["reason_code"] == "contents_do_not_open"
     said = '18 of 20 contents do not open: [store] legacy_content is probably wrong. It is "gcm-v1"'
-    assert said in document["reason"]
+    assert f'{said}; the others are "stream-v1" and "records-v1".' in document["reason"]
     assert any(said in line for line in plan_lines.lines(report))
 
 
