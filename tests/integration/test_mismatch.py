@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from ledger import progress
 from ledger.connection import Ledger
 from ledger.states import Kind, State
 from scheduler import mismatch, starts, status
+from scheduler.commands.starting import start
 from scheduler.desk import REFUSED, Desk, DeskError
 from scheduler.starts import Start
 from tests.rotations import STORE, desk_at
@@ -62,6 +64,21 @@ def test_after_a_plan_whose_contents_do_not_open_a_start_is_refused_until_one_op
     wrong.world.legacy_content = "records-v1"
     _plan(Yard(ledger, wrong.world), desk)
     mismatch.require_none(desk, Kind.MIGRATE, "")
+
+
+def test_a_start_goes_on_where_the_operator_accepts_it(ledger: Ledger, desk: Desk) -> None:
+    yard = _yard(ledger, "gcm-v1")
+    yard.plant(4, ("direct",))
+    _plan(yard, desk)
+    words = ["migrate", "--yes"]
+    refused = CliRunner().invoke(start, words, obj=desk).exception
+    accepted = CliRunner().invoke(start, [*words, "--accept-unopenable"], obj=desk).exception
+    assert isinstance(refused, DeskError)
+    assert isinstance(accepted, DeskError)
+    assert refused.reason_code == "contents_do_not_open"
+    assert accepted.reason_code == "key_not_usable", (
+        "the next thing that is wanted: no KEK is there"
+    )
 
 
 def test_the_command_that_plans_again_names_the_prefix(ledger: Ledger, desk: Desk) -> None:
