@@ -12,7 +12,7 @@ from tests.cloudsites import Cloud, CloudSite
 from tests.nodes import Node, assert_balanced, until
 
 LENGTH = os.environ.get("REWRAP_STORM", "suite")
-BLOBS = 240
+BLOBS = {"suite": 240, "soak": 400}[LENGTH]  # enough for all that goes wrong to meet some
 ROUNDS = {"suite": 1, "soak": 10}[LENGTH]
 BATCH = 10
 KMS_MS = 250
