@@ -159,7 +159,7 @@ class StrictKms:
         request = _Request(target.rpartition(".")[2], {}, None)
         request_id = str(uuid.uuid4())
         status, error, document = 200, "", {}
-        time.sleep(self.faults.latency_s(request.operation))
+        self.faults.wait(request.operation)
         try:
             self._fail(request.operation)
             request.parameters = _object(body)

@@ -4,7 +4,6 @@ Policies, tokens, serialising and time limits are azure-core's own; only the soc
 """
 
 import io
-import time
 from typing import Any
 
 import requests
@@ -28,7 +27,7 @@ class VaultAdapter(BaseAdapter):
     def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:  # type: ignore[override]  # noqa: ANN401 - as requests has it
         """Answer a request."""
         method, url = str(request.method), str(request.url)
-        time.sleep(self._vault.faults.latency_s(self._vault.operation_of(method, url)))
+        self._vault.faults.wait(self._vault.operation_of(method, url))
         body: Any = request.body or b""
         headers = {name.lower(): str(value) for name, value in request.headers.items()}
         try:

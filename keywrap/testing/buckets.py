@@ -5,9 +5,17 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 _Object = TypeVar("_Object")
+
+
+@lru_cache(maxsize=1024)
+def http_date(seconds: int) -> str:
+    """Write seconds since 1970 as RFC 9110 wants a date."""
+    return formatdate(seconds, usegmt=True)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,6 @@ puts it behind gRPC, so that the vendor's client asks it.
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -128,7 +127,7 @@ class StrictCloudKms:
         Raises:
             CloudKmsError: it is refused, or its reply is lost.
         """
-        time.sleep(self.faults.latency_s(operation))
+        self.faults.wait(operation)
         field, do = self._operations[operation]
         name = request
         for part in field.split("."):

@@ -14,12 +14,11 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import formatdate
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
-from keywrap.testing.buckets import BucketFaults, MemoryBuckets
+from keywrap.testing.buckets import BucketFaults, MemoryBuckets, http_date
 from keywrap.testing.gcs_listing import ListError, listing
 from keywrap.testing.http_wire import CLOSED, Request, Response
 
@@ -227,7 +226,7 @@ _META = "x-goog-meta-"
 
 
 def _download(found: GcsObject, headers: Mapping[str, str]) -> Response:
-    answered = {**_tags(found), "last-modified": formatdate(found.modified, usegmt=True)}
+    answered = {**_tags(found), "last-modified": http_date(int(found.modified))}
     packed = found.headers.get("content-encoding") == "gzip"
     if packed and "gzip" not in headers.get("accept-encoding", ""):
         kept = {n: v for n, v in found.headers.items() if n != "content-encoding"}

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import cast
 
@@ -19,6 +20,11 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 """Above anything that tests send; a plain upload to S3 may have 5 GiB."""
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+@lru_cache(maxsize=1024)
+def _name(name: bytes) -> str:
+    return name.decode("latin-1").lower()
 
 
 @dataclass(slots=True)
@@ -98,7 +104,7 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its headers."""
-        self._request.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._request.headers[_name(name)] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """All of its headers."""

@@ -10,13 +10,12 @@ import re
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from email.utils import formatdate
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
 from keywrap.layout import RESERVED
-from keywrap.testing.buckets import BucketFaults, MemoryBuckets
+from keywrap.testing.buckets import BucketFaults, MemoryBuckets, http_date
 from keywrap.testing.s3_listing import Page, list_page
 
 MAX_KEY_BYTES = 1024
@@ -225,7 +224,7 @@ class MemoryS3(MemoryBuckets[S3Object, Faults]):
             raise self._no_such_key()
         answered = {
             "etag": found.etag,
-            "last-modified": formatdate(found.modified, usegmt=True),
+            "last-modified": http_date(int(found.modified)),
             "accept-ranges": "bytes",
             **found.headers,
         }

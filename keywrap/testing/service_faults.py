@@ -84,6 +84,11 @@ class ServiceFaults(Generic[_Failure]):
         with self._lock:
             return self._latency_s.get(operation, self._latency_s.get("", 0.0))
 
+    def wait(self, operation: str) -> None:
+        """Let a request take its time; one that takes none gives nobody else the processor."""
+        if latency_s := self.latency_s(operation):
+            time.sleep(latency_s)
+
     def set(
         self,
         *,

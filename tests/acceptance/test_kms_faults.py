@@ -12,7 +12,7 @@ from tests.cloudsites import Cloud, CloudSite
 from tests.nodes import Node, assert_balanced, until
 
 LENGTH = os.environ.get("REWRAP_STORM", "suite")
-BLOBS = 240
+BLOBS = {"suite": 240, "soak": 400}[LENGTH]  # enough for all that goes wrong to meet some
 ROUNDS = {"suite": 1, "soak": 10}[LENGTH]
 BATCH = 10
 KMS_MS = 250
@@ -60,11 +60,17 @@ class Trouble:
     def until_it(self, states: set[str], timeout_s: float = 60.0) -> dict[str, Any]:
         """Wait until the campaign is in one of these states."""
 
+        document: dict[str, Any] = {}
+
         def is_there() -> dict[str, Any]:
+            nonlocal document
             document = self.node.document(self.campaign)
             return document if document.get("state") in states else {}
 
-        found: dict[str, Any] = until(is_there, f"campaign {self.campaign} in {states}", timeout_s)
+        try:
+            found: dict[str, Any] = until(is_there, f"campaign {self.campaign}", timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"it is not in {states}: {document}") from error
         return found
 
     def is_throttled(self) -> None:

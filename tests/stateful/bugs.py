@@ -70,7 +70,7 @@ BUGS = (
         scans,
         "_is_late",
         lambda *_: False,
-        "is legacy yet|has its old data key",
+        "is legacy yet|has its old data key|is not quarantined",
     ),
     Bug(
         "the condition of a write is read anew before it",

@@ -23,8 +23,12 @@ from tests.storm.ground import Ground
 def storm(*, kills: int, blobs: int, seed: int | None, directory: Path | None) -> None:
     """Let it rage."""
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
+
+    def tell(done: int) -> None:
+        click.echo(f"storm: {done:,} of {kills:,} kills", err=True)
+
     with tempfile.TemporaryDirectory(prefix="rewrap-storm-", dir=directory) as folder:
-        figures = Storm(Ground.make(Path(folder), blobs), kills, seed).run()
+        figures = Storm(Ground.make(Path(folder), blobs), kills, seed, tell).run()
     click.echo(json.dumps(figures.document()))
     if figures.faults:
         again = f"python -m tests.storm --kills {kills} --blobs {blobs} --seed {seed}"

@@ -26,6 +26,7 @@ _BETWEEN_READS_S = 0.001
 """Else the onlooker takes half of the machine, and the storm takes twice as long."""
 
 _ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+_TOLD_EVERY_S = 60.0
 _ENDS = ("time", "time", "call", "call", "error")
 
 
@@ -98,11 +99,19 @@ class Storm:
         ground: where.
         kills: how many.
         seed: what the choices follow from.
+        tell: told every minute how many processes were killed so far.
     """
 
-    def __init__(self, ground: Ground, kills: int, seed: int) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        kills: int,
+        seed: int,
+        tell: Callable[[int], None] = lambda _kills: None,
+    ) -> None:
         self._ground = ground
         self._kills = kills
+        self._tell = tell
         self._rng = random.Random(seed)
         self._rotated_every = max(10, kills // 100)
         self._moved = board(_CHILDREN * (len(MOVES) + 1))
@@ -112,11 +121,15 @@ class Storm:
     def run(self) -> Figures:
         """Let it rage, then let everything be finished in peace, and look at every blob."""
         started, figures = time.monotonic(), self.figures
+        told = started
         with _Onlooker(self._ground, figures) as onlooker:
             while figures.kills < self._kills and not figures.faults:
                 self._employ()
                 self._reap()
                 onlooker.hear()
+                if time.monotonic() - told > _TOLD_EVERY_S:
+                    told = time.monotonic()
+                    self._tell(figures.kills)
                 time.sleep(0.0005)
             for pid in self._children:
                 os.kill(pid, signal.SIGKILL)
