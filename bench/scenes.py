@@ -15,8 +15,8 @@ class Scene:
         store: files, or S3 in memory.
         kek: a key file, a Transit key of OpenBao, or a key of the AWS-shaped KMS in memory.
         bar: how many times the naive way ours must be.
-        blobs: blobs a round, for ours and the floor; some shards for each worker, so that neither
-            waits long for the other at the end.
+        blobs: blobs a round, for ours and the floor; so many shards for each worker that the ramp
+            at the start and the wait for the last one at the end count for little.
         latency_ms: what S3's answers to GET and PUT and the KMS's wait for.
         naive_processes: processes of the naive way; more, so that it too hides latency.
         threads: store threads of each of our workers, and of the floor.
@@ -41,19 +41,19 @@ FAR = {"get": 15.0, "put": 30.0, "kms": 10.0}
 SCENES = {
     scene.name: scene
     for scene in (
-        Scene("files-local", "files, key file", "files", "local", 50, 20_000, threads=1),
+        Scene("files-local", "files, key file", "files", "local", 50, 60_000, threads=1),
         Scene(
-            "files-openbao", "files, OpenBao in batches", "files", "openbao", 20, 20_000, threads=1
+            "files-openbao", "files, OpenBao in batches", "files", "openbao", 20, 40_000, threads=1
         ),
-        Scene("s3-openbao", "S3, OpenBao in batches", "s3", "openbao", 25, 10_000, threads=8),
-        Scene("s3-aws", "S3, AWS KMS in single calls", "s3", "aws", 10, 6_000, threads=8),
+        Scene("s3-openbao", "S3, OpenBao in batches", "s3", "openbao", 25, 30_000, threads=8),
+        Scene("s3-aws", "S3, AWS KMS in single calls", "s3", "aws", 10, 16_000, threads=8),
         Scene(
             "s3-aws-far",
             "S3 and AWS KMS with latency",
             "s3",
             "aws",
             10,
-            3_000,
+            8_000,
             latency_ms=FAR,
             naive_processes=16,
             threads=64,
