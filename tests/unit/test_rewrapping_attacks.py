@@ -113,8 +113,9 @@ def test_a_wrap_relabelled_to_a_version_that_is_yet_to_come_does_not_pass_for_cu
     world.plant(kind, "a")
     world.kms.rotate(KEK)
     world.edit("a", key_id=f"{KEK}?version=99", context=None)
-    report = world.migrate("a") if migrates else world.rotate("a")
-    assert _outcome(by_id(report)["a"]) == (Outcome.QUARANTINED, "key_version_unknown")
+    found = by_id(world.migrate("a") if migrates else world.rotate("a"))["a"]
+    assert _outcome(found) == (Outcome.QUARANTINED, "key_version_unknown")
+    assert f"{KEK}?version=99" in found.detail
 
 
 def test_a_wrap_under_a_version_made_after_the_campaign_began_is_current(world: World) -> None:
