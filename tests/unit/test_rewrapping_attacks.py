@@ -91,6 +91,16 @@ def test_sound_wraps_of_another_kek_that_binds_nothing_are_bound_by_the_target(
     assert world.wrong() == []
 
 
+def test_a_wrap_is_bound_to_where_its_blob_lies_whatever_else_its_sidecar_says(
+    world: World,
+) -> None:
+    world.plant("wrapped", "a")
+    world.edit("a", context={"blob_id": "a", "tenant": "of the attacker"})
+    assert by_id(world.migrate("a"))["a"].outcome is Outcome.REWRAPPED
+    assert world.sidecar("a")["context"] == {"blob_id": "a"}
+    assert world.wrong() == []
+
+
 @pytest.mark.parametrize("kind", ["wrapped", "managed"])
 @pytest.mark.parametrize("label", [UNLISTED, "env:ANOTHER_KEY", "dpapi:another"])
 @pytest.mark.parametrize("migrates", [True, False])
