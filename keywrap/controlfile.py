@@ -130,7 +130,7 @@ class ControlFile:
         key: SigningKey,
         edit: Callable[[Control], Control],
         *,
-        by: str = "",
+        by: str,
         known: Control = FIRST,
     ) -> Control:
         """Replace the control file by an edited one, only if it still is what was read.

@@ -279,7 +279,7 @@ class Rewrapper:
         target = self.keys.provider(goal.target.key)
         opened = [move for move in moves if move.kept_key]
         keys = [(move.kept_key, move.context) for move in opened if move.kept_key]
-        wraps = wrap_many(target, keys, goal.target, self.journal) if opened else []
+        wraps = wrap_many(target, keys, goal.target, self.journal)
         self._take(opened, wraps, goal)
         closed: dict[KeyVersion, list[Move]] = {}
         for move in moves:

@@ -55,6 +55,10 @@ def read_object(data: bytes) -> dict[str, Any]:
     Raises:
         BadSidecarError: with one reason code for each kind of defect.
     """
+    if len(data) > MAX_SIDECAR_BYTES:
+        raise BadSidecarError(
+            "sidecar_too_large", f"the sidecar has more than {MAX_SIDECAR_BYTES} bytes"
+        )
     record = _read_plainly(data)
     return _read_strictly(data) if record is None else record
 
@@ -68,8 +72,7 @@ def _read_plainly(data: bytes) -> dict[str, Any] | None:
     a colon in the bytes or from its escape, and no text with that escape is read this way.
     """
     if (
-        len(data) > MAX_SIDECAR_BYTES
-        or b"\\u003" in data  # a colon is \u003a, or 3A
+        b"\\u003" in data  # a colon is \u003a, or 3A
         or data.count(b"{") + data.count(b"[") > MAX_DEPTH
     ):
         return None
@@ -83,10 +86,6 @@ def _read_plainly(data: bytes) -> dict[str, Any] | None:
 
 def _read_strictly(data: bytes) -> dict[str, Any]:
     """Read a record by the slower reader, which tells what is wrong with it."""
-    if len(data) > MAX_SIDECAR_BYTES:
-        raise BadSidecarError(
-            "sidecar_too_large", f"the sidecar has more than {MAX_SIDECAR_BYTES} bytes"
-        )
     if not data.strip():
         raise BadSidecarError("sidecar_empty", "the sidecar is empty")
     if data.startswith(codecs.BOM_UTF8):

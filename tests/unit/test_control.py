@@ -228,6 +228,22 @@ def test_even_a_signed_file_says_only_what_a_control_file_may(
     refused(site.reader().current, reason_code)
 
 
+def test_who_finds_a_file_of_another_is_told_to_find_out_whose_it_is(
+    site: Site, stranger: SigningKey
+) -> None:
+    site.publish()
+    forge, take = lambda: site.sign(stranger), lambda: site.sign(site.key, store_id="f" * 32)
+    for put, reason_code in ((forge, "control_forged"), (take, "control_of_another_store")):
+        put()
+        assert "find out who wrote it" in refused(site.file.read, reason_code).next_command
+
+
+def test_what_is_wrong_in_a_signed_file_is_said(site: Site) -> None:
+    site.publish()
+    site.sign(site.key, issued_at="yesterday")
+    assert "yesterday" in str(refused(site.file.read, "control_malformed"))
+
+
 def test_a_legacy_key_that_is_listed_is_no_primary_either(site: Site) -> None:
     site.publish()
     site.sign(site.key, primary="env:BLOB_KEY")
@@ -292,10 +308,13 @@ def test_times_are_utc_wherever_it_runs(site: Site, monkeypatch: pytest.MonkeyPa
 
 
 def test_one_edit_is_one_write(site: Site) -> None:
-    site.publish()
+    first = site.publish()
     before = site.store.writes
-    site.publish(Cutover.ON)
+    longer = site.file.publish(
+        site.key, lambda base: replace(base, max_age_s=base.max_age_s + 1), by="ann@desk"
+    )
     assert site.store.writes == before + 1
+    assert (longer.serial, longer.max_age_s) == (first.serial + 1, first.max_age_s + 1)
 
 
 def test_what_readers_would_read_differently_is_not_sealed(site: Site) -> None:
@@ -406,7 +425,7 @@ def test_a_store_in_trouble_is_asked_ten_times_an_age_and_no_oftener(site: Site)
 
 
 def test_who_publishes_may_shorten_the_age_and_readers_may_too(site: Site) -> None:
-    site.file.publish(site.key, lambda base: replace(base, max_age_s=4))
+    site.file.publish(site.key, lambda base: replace(base, max_age_s=4), by="ann@desk")
     for reader, age in ((site.reader(), 4), (site.reader(max_age_s=2), 2)):
         reader.current()
         site.store.fail_next("read", StoreUnavailableError("away"))
@@ -499,7 +518,7 @@ def test_what_was_lost_or_put_back_is_mended_from_what_is_known(site: Site, loss
         del site.store._objects[NAME]
     else:
         site.data = old
-    mended = site.file.publish(site.key, lambda base: base, known=on)
+    mended = site.file.publish(site.key, lambda base: base, by="ann@desk", known=on)
     assert (mended.serial, mended.cutover, mended.primary) == (3, on.cutover, on.primary)
     site.now += AGE_S
     assert reader.current() == mended
@@ -533,12 +552,18 @@ def test_a_forged_file_is_left_for_a_person_to_look_at(site: Site, stranger: Sig
 
 def test_a_key_that_is_not_listed_is_not_published(site: Site) -> None:
     edited = Control(0, KeyVersion("hcvault://transit/other", "1"), Cutover.OFF)
-    refused(lambda: site.file.publish(site.key, lambda _: edited), "control_key_not_listed")
+    refused(
+        lambda: site.file.publish(site.key, lambda _: edited, by="ann@desk"),
+        "control_key_not_listed",
+    )
     assert NAME not in site.store._objects
 
 
 def test_who_holds_another_key_publishes_nothing(site: Site, stranger: SigningKey) -> None:
-    refused(lambda: site.file.publish(stranger, lambda base: base), "control_key_of_another")
+    refused(
+        lambda: site.file.publish(stranger, lambda base: base, by="ann@desk"),
+        "control_key_of_another",
+    )
     assert NAME not in site.store._objects
 
 

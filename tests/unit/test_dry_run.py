@@ -139,3 +139,12 @@ def test_a_canary_opens_what_the_key_service_would_move_unseen_and_its_content(
     found = results["damaged"]
     assert (found.outcome, found.reason_code) == (Outcome.QUARANTINED, "content_does_not_open")
     assert world.kms.operations["rewrap"] > 0, "without it this test proves nothing"
+
+
+def test_a_canary_opens_no_wrap_a_second_time(world: World) -> None:
+    world.plant("managed", "a")
+    world.kms.rotate(KEK)
+    world.kms.operations.clear()
+    goal = replace(world.goal(Selection.MANAGED, Prove.ALL), opens_all=True)
+    world.rewrapper().dry_run(["a"], goal)
+    assert world.kms.operations == {"unwrap": 2, "wrap": 1}, "the old wrap once, the new one once"

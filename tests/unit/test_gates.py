@@ -72,6 +72,7 @@ def test_a_run_stops_above_each_share_and_from_enough_blobs_on(
     ("some", "reason_code"),
     [
         ({}, None),
+        ({"excluded": 1}, "nothing_put_back"),
         ({"excluded": 5}, "nothing_put_back"),
         ({"excluded": 5, "rewrapped": 1}, None),
         ({"excluded": 5, "current": 1}, None),

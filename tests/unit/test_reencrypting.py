@@ -268,6 +268,15 @@ def test_a_dry_run_writes_nothing(world: World) -> None:
     assert world.snapshot() == before
 
 
+def test_a_dry_run_says_how_large_the_contents_are_where_it_is_to_measure_them(
+    world: World,
+) -> None:
+    ids = plant_all(world)
+    sizes = {blob_id: len(world.snapshot()[blob_id]) for blob_id in ids}
+    done = replace(engine(world), measures=True).dry_run(ids, goal(world))
+    assert {r.blob_id: r.content_bytes for r in done.results} == sizes
+
+
 def test_a_large_blob_streams_in_memory_that_does_not_grow_with_it(
     tmp_path: Path, world: World
 ) -> None:

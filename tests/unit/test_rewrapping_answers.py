@@ -12,7 +12,7 @@ from keywrap.kms import Context, KmsError, RefusedError, UnavailableError
 from keywrap.moves import Selection
 from keywrap.rewrapping import Outcome, Prove, Report
 from keywrap.testing.kms import MemoryKeyProvider
-from tests.worlds import KEK, World, by_id
+from tests.worlds import KEK, World, at, by_id
 
 
 class Answering(MemoryKeyProvider):
@@ -145,6 +145,24 @@ def test_each_use_of_a_key_is_noted_with_its_version(
     assert rewrapper.rewrap(["a"], world.goal(selection, prove)).interruption is None
     names = [v if ":" in v else f"{KEK}?version={v}" for _, v in noted]
     assert notes.taken == [(what, "a", name) for (what, _), name in zip(noted, names, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "prove", "operation"),
+    [("wrapped", Prove.ALL, "wrap"), ("managed", Prove.SAMPLE, "rewrap")],
+)
+def test_a_request_that_failed_is_noted_with_the_version_that_was_meant(
+    world: World, kind: str, prove: Prove, operation: str
+) -> None:
+    world.plant(kind, "a")
+    selection = Selection.MANAGED if kind == "managed" else Selection.LEGACY
+    target = world.kms.rotate(KEK)
+    away = UnavailableError("away", key=KEK)
+    notes = Notes()
+    rewrapper = world.rewrapper(at("wrap", lambda: world.kms.fail_next(away)))
+    report = replace(rewrapper, journal=notes).rewrap(["a"], world.goal(selection, prove))
+    assert report.interruption is away
+    assert notes.taken[-1] == (operation, "a", str(target))
 
 
 def test_a_key_that_does_not_open_says_so_in_the_result(world: World) -> None:

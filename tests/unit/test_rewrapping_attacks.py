@@ -91,6 +91,16 @@ def test_sound_wraps_of_another_kek_that_binds_nothing_are_bound_by_the_target(
     assert world.wrong() == []
 
 
+def test_a_wrap_is_bound_to_where_its_blob_lies_whatever_else_its_sidecar_says(
+    world: World,
+) -> None:
+    world.plant("wrapped", "a")
+    world.edit("a", context={"blob_id": "a", "tenant": "of the attacker"})
+    assert by_id(world.migrate("a"))["a"].outcome is Outcome.REWRAPPED
+    assert world.sidecar("a")["context"] == {"blob_id": "a"}
+    assert world.wrong() == []
+
+
 @pytest.mark.parametrize("kind", ["wrapped", "managed"])
 @pytest.mark.parametrize("label", [UNLISTED, "env:ANOTHER_KEY", "dpapi:another"])
 @pytest.mark.parametrize("migrates", [True, False])
@@ -113,8 +123,9 @@ def test_a_wrap_relabelled_to_a_version_that_is_yet_to_come_does_not_pass_for_cu
     world.plant(kind, "a")
     world.kms.rotate(KEK)
     world.edit("a", key_id=f"{KEK}?version=99", context=None)
-    report = world.migrate("a") if migrates else world.rotate("a")
-    assert _outcome(by_id(report)["a"]) == (Outcome.QUARANTINED, "key_version_unknown")
+    found = by_id(world.migrate("a") if migrates else world.rotate("a"))["a"]
+    assert _outcome(found) == (Outcome.QUARANTINED, "key_version_unknown")
+    assert f"{KEK}?version=99" in found.detail
 
 
 def test_a_wrap_under_a_version_made_after_the_campaign_began_is_current(world: World) -> None:

@@ -4,10 +4,10 @@ import pytest
 
 from keywrap.datakey import DataKey
 from keywrap.keys import WrappedKey
-from keywrap.kms import Context, KmsError, ThrottledError
+from keywrap.kms import Context, DeniedError, KmsError, ThrottledError
 from keywrap.rewrapping import Outcome, Prove
 from keywrap.testing.kms import MemoryKeyProvider
-from tests.worlds import World
+from tests.worlds import KEK, World
 
 SLOW = ThrottledError("slow down")
 
@@ -56,3 +56,20 @@ def test_what_was_finished_before_a_batch_was_throttled_is_written_and_the_rest_
     assert not report.concerns_some
     assert [(r.blob_id, r.outcome) for r in report.results] == [("a", Outcome.REWRAPPED)]
     assert {blob_id: world.raw(blob_id) for blob_id in "bc"} == before
+
+
+@pytest.mark.parametrize("prove", Prove)
+def test_a_version_that_is_denied_holds_up_its_own_blobs_and_no_others(prove: Prove) -> None:
+    world = World()
+    world.plant("managed", "denied")
+    first = world.target
+    world.kms.rotate(KEK)
+    world.plant("managed", "open")
+    world.kms.rotate(KEK)
+    world.kms.disable_version(first)
+    before = world.raw("denied")
+    report = world.rotate("denied", "open", prove=prove)
+    assert [(r.blob_id, r.outcome) for r in report.results] == [("open", Outcome.REWRAPPED)]
+    assert isinstance(report.interruption, DeniedError)
+    assert report.concerns_some, "the next batch is worth a try"
+    assert world.raw("denied") == before

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -7,7 +8,7 @@ from keywrap.rewrapping import READS, Outcome, ProofFailedError, Prove
 from keywrap.stores import StoreUnavailableError
 from keywrap.storewatch import FAILURES
 from keywrap.testing.kms import SimpleMemoryKeyProvider
-from tests.worlds import KEK, FaultyStore, World, at, by_id
+from tests.worlds import KEK, STEPS, FaultyStore, World, at, by_id
 
 ERRORS = [
     DeniedError("no permission", key=KEK, reason_code="permission_denied"),
@@ -271,3 +272,36 @@ def test_a_wrap_under_another_version_is_not_accepted(world: World, prove: Prove
     assert report.results == []
     untouched()
     assert {r.outcome for r in world.rotate(*ids, prove=prove).results} == {Outcome.REWRAPPED}
+
+
+class HeldStore(FaultyStore):
+    """Can be kept open for a batch."""
+
+    is_held = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self.check()
+        self.is_held = True
+        yield
+        self.is_held = False
+
+
+def test_a_store_that_can_be_kept_open_is_so_for_all_of_a_batch_and_no_longer() -> None:
+    store = HeldStore()
+    world = World(store)
+    world.plant("wrapped", "a")
+    held: list[bool] = []
+    world.migrate("a", before=lambda _step: held.append(store.is_held))
+    assert held == [True] * len(STEPS)
+    assert not store.is_held
+
+
+def test_a_store_that_is_away_before_a_batch_is_waited_for_and_no_key_is_used() -> None:
+    store = HeldStore()
+    world = World(store)
+    world.plant("wrapped", "a")
+    store.is_down = True
+    report = world.migrate("a")
+    assert isinstance(report.interruption, StoreUnavailableError)
+    assert (report.results, sum(world.kms.operations.values())) == ([], 0)

@@ -26,6 +26,7 @@ DPAPI = KeyVersion("dpapi:BLOB_KEY_DPAPI")
 def refusal(data: bytes) -> str:
     with pytest.raises(BadSidecarError) as caught:
         Sidecar.parse(data)
+    assert str(caught.value) not in {"", "None"}
     error: BaseException | None = caught.value
     while error is not None:  # neither the message nor what it came from shows the wrap
         assert "canary" not in f"{error} {vars(error)}"
