@@ -7,7 +7,8 @@ PYTHON ?= $(or $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && 
 UV ?= $(firstword $(wildcard $(VENV)/bin/uv) uv)
 DEMO_ARGS ?=
 TEST_ARGS ?=
-TEST_PROCESSES ?= 2
+# Tests of a node wait much: three of them keep two cores busy.
+TEST_PROCESSES ?= 3
 BENCH ?= bench bench.quota bench.growth
 BENCH_ARGS ?=
 LOCK_ARGS ?=
