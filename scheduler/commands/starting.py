@@ -198,8 +198,6 @@ def start(  # noqa: PLR0913 - one for each word of the command line
 
     Example: rewrap start migrate --wait
     """
-    if not accept_unopenable:
-        mismatch.require_none(desk, Kind(kind), prefix)
     proposal = propose(desk, Kind(kind), prefix, key, prove)
     proposal = replace(
         proposal,
@@ -211,6 +209,8 @@ def start(  # noqa: PLR0913 - one for each word of the command line
         urgent=urgent,
     )
     desk.ledger  # noqa: B018 - unreachable is said before the question
+    if not accept_unopenable:
+        mismatch.require_none(desk, Kind(kind), prefix)
     confirm(lambda: _show(proposal), yes=yes)
     campaign_id = open_campaign(desk, proposal.request(), break_glass)
     return follow(desk, campaign_id) if wait else DONE
