@@ -1,5 +1,6 @@
 """What can go wrong at a reference service, asked for by a test; the service says how it fails."""
 
+import random
 import threading
 import time
 from collections.abc import Hashable, Mapping
@@ -48,6 +49,8 @@ class ServiceFaults(Generic[_Failure]):
         self._per_s = 0.0
         self._tokens = 0.0
         self._filled_at = 0.0
+        self._share = 0.0
+        self._random = random.Random(7)  # noqa: S311 - alike in every run
         self._lock = threading.Lock()
 
     def fail_next(self, failure: _Failure, *, times: int = 1, operation: str = "") -> None:
@@ -122,12 +125,17 @@ class ServiceFaults(Generic[_Failure]):
         with self._lock:
             self._per_s, self._tokens, self._filled_at = per_s, per_s / 10, time.monotonic()
 
+    def throttle(self, share: float) -> None:
+        """Throttle a share of all requests, from 0 to 1, at random and whatever their rate."""
+        with self._lock:
+            self._share = share
+
     def clear(self) -> None:
         """Forget every fault that is planned."""
         with self._lock:
             self._planned.clear()
             self._latency_s.clear()
-            self._per_s = 0.0
+            self._per_s = self._share = 0.0
 
     def failure(self, operation: str) -> _Failure | None:
         """Return how a request that begins now is to fail; None where it is not."""
@@ -135,7 +143,7 @@ class ServiceFaults(Generic[_Failure]):
             planned = self._take("failure", operation)
             if planned is not None:
                 return planned.what  # type: ignore[return-value] # `fail_next` took it
-            if self._per_s and operation in self._limited and not self._spend_token():
+            if operation in self._limited and self._is_too_much():
                 return self._throttled
         return None
 
@@ -164,6 +172,10 @@ class ServiceFaults(Generic[_Failure]):
                     self._planned.remove(planned)
                 return planned
         return None
+
+    def _is_too_much(self) -> bool:
+        by_chance = bool(self._share) and self._random.random() < self._share
+        return by_chance or (bool(self._per_s) and not self._spend_token())
 
     def _spend_token(self) -> bool:
         now = time.monotonic()

@@ -1,10 +1,14 @@
 """A whole node, real workers and a strict KMS: what that does wrong, one after the other."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+import click
+import pytest
 
 from keywrap.testing.aws_kms_faults import Corruption
 from keywrap.testing.aws_kms_keys import KeyState
@@ -13,6 +17,9 @@ from tests.nodes import Node, assert_balanced, until
 
 LENGTH = os.environ.get("REWRAP_STORM", "suite")
 BLOBS = {"suite": 240, "soak": 400}[LENGTH]  # enough for all that goes wrong to meet some
+MOST_CALLS = 2.2
+"""For each that counts, where half of all are throttled: 2, and what chance adds."""
+
 ROUNDS = {"suite": 1, "soak": 10}[LENGTH]
 BATCH = 10
 KMS_MS = 250
@@ -132,6 +139,27 @@ def test_whatever_the_key_service_does_all_is_done_in_the_end_and_opens(
         rage(trouble, f"k{number}/")
     assert trouble.blocked == ["kms_unavailable", "key_disabled"] * ROUNDS
     assert trouble.stops.count("proof_failed") >= ROUNDS
+
+
+@pytest.mark.skipif(LENGTH == "suite", reason="`make soak` plays it: some minutes")
+def test_a_kms_that_throttles_half_of_all_calls_all_along_slows_a_campaign_and_no_more(
+    cloud: Cloud, node_at: Callable[[str], Node]
+) -> None:
+    trouble = Trouble(cloud, node_at("kms-throttles"))
+    trouble.node.start()
+    ids = [b for b in trouble.site.make(BLOBS, "t/") if not b.startswith("t/local-")]
+    cloud.kms.faults.throttle(0.5)
+    trouble.campaign = trouble.site.campaign("migrate", "--prefix", "t/")
+    done = trouble.until_it({"complete"}, 600)
+    cloud.kms.faults.clear()
+    assert_balanced(done, BLOBS)
+    assert done["counts"]["rewrapped"] == len(ids)
+    assert trouble.site.wrong(ids) == []
+    for operation in ("Encrypt", "Decrypt"):
+        asked = Counter(event.error for event in cloud.kms.trail if event.name == operation)
+        assert set(asked) == {"", "ThrottlingException"}
+        assert asked.total() <= MOST_CALLS * asked[""]
+        click.echo(f"{operation}: {asked}")  # `make soak` shows it
 
 
 def rage(trouble: Trouble, folder: str) -> None:
