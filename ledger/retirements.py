@@ -199,12 +199,12 @@ def backed_up(connection: Connection, version: KeyVersion) -> dict[int, int]:
 
 def fresh_backup(
     connection: Connection, version: KeyVersion, store: str, within_days: int
-) -> tuple[int, bool] | None:
+) -> tuple[int | None, bool]:
     """Return a recent backup of the whole store in which nothing needs the version.
 
     Returns:
         The campaign that made it, and whether it was verified lately; a verified one, if there is
-        one, otherwise the newest. None where there is none.
+        one, otherwise the newest. No campaign, and not verified, where there is none.
     """
     row = connection.execute(
         text(
@@ -222,7 +222,7 @@ def fresh_backup(
         ),
         {"store": store, "days": within_days, **asdict(version)},
     ).one_or_none()
-    return (row.campaign_id, row.is_verified) if row else None
+    return (row.campaign_id, row.is_verified) if row else (None, False)
 
 
 def needing(

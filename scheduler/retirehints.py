@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from keywrap.keys import KeyVersion
-from ledger import history, retirements
+from ledger import history
 from scheduler.desk import Desk
 
 
@@ -22,19 +22,11 @@ def strip(desk: Desk, closed: Collection[KeyVersion]) -> str:
     return f"rewrap seal {left.id} --wait"
 
 
-def back_up(desk: Desk, version: KeyVersion, within_days: int) -> str:
-    """Return what makes a backup without a KEK version, and verifies it; empty: there is one.
+def back_up(backup: int | None) -> str:
+    """Return what makes and verifies a backup without a KEK version.
 
     Args:
-        desk: the operator's desk.
-        version: the version.
-        within_days: how old the backup, and the look at it, may be.
+        backup: the campaign that made one that nobody has verified lately; None: there is none.
     """
-    store = desk.settings.keywrap.store.place
-    with desk.ledger.begin() as connection:
-        found = retirements.fresh_backup(connection, version, store, within_days)
-    if found is None:
-        make = "rewrap backup create --wait, then: rewrap backup verify CAMPAIGN --identity FILE"
-        return f"{make}, then: "
-    campaign_id, is_verified = found
-    return "" if is_verified else f"rewrap backup verify {campaign_id} --identity FILE, then: "
+    make = "" if backup else "rewrap backup create --wait, then: "
+    return f"{make}rewrap backup verify {backup or 'CAMPAIGN'} --identity FILE"

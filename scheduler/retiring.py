@@ -299,16 +299,23 @@ class Retiring:
 
     def _require_accepted(self, reason_code: str, left: str) -> None:
         what = f"{left}: these open with nothing afterwards"
+        with self.desk.ledger.begin() as connection:
+            backup, is_verified = retirements.fresh_backup(
+                connection,
+                self.version,
+                self.desk.settings.keywrap.store.place,
+                self.waits.backup_days,
+            )
         again = f"{self._again} --accept-unopenable"
-        back_up = retirehints.back_up(self.desk, self.version, self.waits.backup_days)
+        first = "" if is_verified else f"{retirehints.back_up(backup)}, then: "
         if not self.accepted:
-            raise NeededError(reason_code, what, back_up + again)
-        if back_up:
+            raise NeededError(reason_code, what, first + again)
+        if not is_verified:
             raise NeededError(
                 "no_fresh_backup",
                 f"{what}, and no backup of the whole store without it was made and verified within "
                 f"{self.waits.backup_days} days",
-                back_up + again,
+                first + again,
             )
 
     def _disable(self, _retirement: Retirement) -> None:

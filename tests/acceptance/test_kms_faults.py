@@ -150,8 +150,9 @@ def test_a_kms_that_throttles_half_of_all_calls_all_along_slows_a_campaign_and_n
     ids = [b for b in trouble.site.make(BLOBS, "t/") if not b.startswith("t/local-")]
     cloud.kms.faults.throttle(0.5)
     trouble.campaign = trouble.site.campaign("migrate", "--prefix", "t/")
-    done = trouble.until_it({"complete"}, 600)
+    done = trouble.until_it({"complete", "complete_with_exceptions", "stopped"}, 600)
     cloud.kms.faults.clear()
+    assert done["state"] == "complete", done
     assert_balanced(done, BLOBS)
     assert done["counts"]["rewrapped"] == len(ids)
     assert trouble.site.wrong(ids) == []
